@@ -1,0 +1,2 @@
+//! Placeholder until the modules land.
+#![forbid(unsafe_code)]

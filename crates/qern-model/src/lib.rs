@@ -1,0 +1,5 @@
+//! Files to a running transformer: GGUF and safetensors, configuration, tokenizer, chat template, the model itself.
+//! Knows nothing of requests, scheduling or HTTP.
+#![forbid(unsafe_code)]
+
+pub mod batch;
