@@ -4,6 +4,12 @@
 //! Rule of the crate: every output element is accumulated in one fixed order, so a result never depends on the batch it
 //! was computed in or on the number of threads.
 
+mod arch;
 pub mod format;
+pub mod isa;
+pub mod memory;
+pub mod memory_limits;
+pub mod mmap;
+mod simd;
 
 pub use format::WeightFormat;
