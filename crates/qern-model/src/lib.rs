@@ -3,3 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod config;
+pub mod error;
+pub mod vocabulary;
+
+pub use error::{Error, Result};

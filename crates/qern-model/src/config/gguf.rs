@@ -1,0 +1,1 @@
+//! `ModelConfig` from the metadata of a GGUF file.

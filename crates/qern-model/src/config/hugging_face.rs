@@ -1,0 +1,1 @@
+//! `ModelConfig` from `config.json`.

@@ -1,0 +1,67 @@
+//! The crate's one error type. Messages name the thing, the rule, the value and the fix; where they are shown, and with
+//! which exit status or HTTP code, is for the callers to decide.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between a file and a running model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An error in the contents of a known file.
+    #[error("`{}`: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<Error>,
+    },
+    /// The bytes break a rule of the GGUF format, or ask for a part of it that Qern does not read.
+    #[error("gguf: {0}")]
+    Gguf(String),
+    /// The bytes break a rule of the safetensors format, or ask for a part of it that Qern does not read.
+    #[error("safetensors: {0}")]
+    Safetensors(String),
+    /// The model's configuration is incomplete, contradictory, or of a model that Qern does not run.
+    #[error("model configuration: {0}")]
+    Config(String),
+    /// The files of a model do not fit together: missing, superfluous or misshapen parts.
+    #[error("checkpoint: {0}")]
+    Checkpoint(String),
+}
+
+/// A result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An operating system error about `path`.
+    pub fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+
+    /// Says in which file the error is; an error that names a file already stays as it is.
+    pub fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Io { .. } | Self::InFile { .. } => self,
+            source => Self::InFile { path: path.into(), source: Box::new(source) },
+        }
+    }
+}
+
+/// A name out of a file, cut and escaped so that a hostile one cannot flood or steer a terminal.
+pub(crate) fn shorten(name: &str) -> String {
+    const MAX_CHARS: usize = 100;
+    let mut short: String = name.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if name.chars().nth(MAX_CHARS).is_some() {
+        short.push_str("...");
+    }
+    short
+}
