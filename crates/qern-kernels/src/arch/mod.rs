@@ -1,0 +1,8 @@
+//! The implementations of `Simd`. Intrinsics appear here and nowhere else.
+
+pub(crate) mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
