@@ -1,2 +1,23 @@
-//! Placeholder until the modules land.
+//! Requests to tokens: page tables, scheduling, sampling, detokenization, and the one thread that steps the model.
+//! Knows nothing of HTTP, JSON dialects, files or tensors: a model is anything that implements [`LanguageModel`].
+//!
+//! ```text
+//! GenerateRequest -> ValidRequest -> EngineHandle::submit -> RequestStream of Event
+//! ```
 #![forbid(unsafe_code)]
+
+mod engine;
+mod error;
+mod event;
+mod model;
+mod request;
+mod sampling;
+mod scheduler;
+
+pub use engine::{Engine, EngineConfig, EngineHandle, RequestStream, Stats, Timeout};
+pub use error::Error;
+pub use event::{BeamAnswer, Event, FinishReason, TokenLogprob, TopLogprob, Usage};
+pub use model::{BoxError, LanguageModel, TokenText};
+pub use qern_model::batch::{BatchSequence, LogitsFor, PAGE_LEN, PageId, TokenId};
+pub use request::{BeamParams, EarlyStopping, GenerateRequest, Limits, ValidRequest};
+pub use sampling::{Sampling, SamplingParams};

@@ -1,0 +1,72 @@
+//! The one error enum of the crate. Messages name the thing, the rule, the value and the fix.
+
+use std::sync::Arc;
+
+use crate::TokenId;
+
+/// Anything that can go wrong between a request and its tokens.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of a request or of the configuration breaks its rule. The client's to fix.
+    #[error("`{field}` must {rule}; given {given}")]
+    Invalid {
+        /// The field's name as in the raw request.
+        field: &'static str,
+        /// The rule, completing "must ...".
+        rule: String,
+        /// The value that was given.
+        given: String,
+    },
+    /// The prompt leaves no room in the model's context or in the KV pool. The client's to fix.
+    #[error("the prompt has {num_tokens} tokens, and at most {limit} fit ({limited_by}); shorten it or raise the limit")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        num_tokens: usize,
+        /// The most that would fit.
+        limit: usize,
+        /// What sets the limit.
+        limited_by: &'static str,
+    },
+    /// The model could not run a step.
+    #[error("the model failed to run a step: {0}")]
+    Model(Arc<dyn std::error::Error + Send + Sync>),
+    /// The model returned another number of logits than the batch asked for.
+    #[error("the model must return {expected} logits for this step; it returned {given}")]
+    LogitsShape {
+        /// Rows times vocabulary size.
+        expected: usize,
+        /// Length of the slice returned.
+        given: usize,
+    },
+    /// A logit that no probability can be made of.
+    #[error("the logit of token {token} at position {position} is {value}; the weights or the computation are broken")]
+    BadLogit {
+        /// The first offending token.
+        token: TokenId,
+        /// Position in the sequence of the token that was to be sampled.
+        position: usize,
+        /// `NaN` or `inf`.
+        value: f32,
+    },
+    /// Every token is forbidden.
+    #[error("no token can be sampled at position {position}: every logit is -inf; loosen `logit_bias` or `min_tokens`")]
+    NothingToSample {
+        /// Position in the sequence of the token that was to be sampled.
+        position: usize,
+    },
+    /// The engine's thread has ended.
+    #[error("the engine has stopped; start it again")]
+    Stopped,
+}
+
+impl Error {
+    /// Shorthand for a broken rule.
+    pub(crate) fn invalid(field: &'static str, rule: impl Into<String>, given: impl std::fmt::Display) -> Self {
+        Self::Invalid { field, rule: rule.into(), given: given.to_string() }
+    }
+
+    /// Whether the request was at fault (as opposed to the model or the engine).
+    pub fn is_invalid_request(&self) -> bool {
+        matches!(self, Self::Invalid { .. } | Self::PromptTooLong { .. })
+    }
+}
