@@ -5,11 +5,13 @@
 //! was computed in or on the number of threads.
 
 mod arch;
+pub mod cores;
 pub mod format;
 pub mod isa;
 pub mod memory;
 pub mod memory_limits;
 pub mod mmap;
+pub mod pool;
 mod simd;
 
 pub use format::WeightFormat;
