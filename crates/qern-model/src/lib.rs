@@ -5,6 +5,8 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod gguf;
+pub mod tensor;
 pub mod vocabulary;
 
 pub use error::{Error, Result};
