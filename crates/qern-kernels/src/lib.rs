@@ -6,6 +6,7 @@
 
 mod arch;
 pub mod cores;
+pub mod dequantize;
 pub mod format;
 pub mod isa;
 pub mod memory;

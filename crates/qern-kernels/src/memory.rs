@@ -48,7 +48,7 @@ impl AlignedBytes {
     pub fn try_new(len: usize) -> Result<Self, OutOfMemory> {
         let storage = match len {
             0 => Some(Storage::Empty),
-            ..MAPPED_FROM => HeapBlock::zeroed(len).map(Storage::Heap),
+            1..MAPPED_FROM => HeapBlock::zeroed(len).map(Storage::Heap),
             _ => map_zeroed(len),
         };
         Ok(Self { len, storage: storage.ok_or(OutOfMemory { bytes: len })? })
