@@ -263,3 +263,23 @@ fn count(name: &str, value: usize, limit: usize) -> Result<()> {
 fn rule(holds: bool, message: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Config(message())) }
 }
+
+/// `hidden_size / num_heads`, where a file does not give the width of a head.
+fn default_head_dim(hidden_size: usize, num_heads: usize) -> Result<usize> {
+    rule(num_heads > 0 && hidden_size.is_multiple_of(num_heads), || {
+        format!(
+            "hidden_size must be a multiple of num_attention_heads when head_dim is absent; given {hidden_size} and {num_heads}"
+        )
+    })?;
+    Ok(hidden_size / num_heads)
+}
+
+/// The positions that a stretch reaches. Nonsense in, nonsense out: `validated` refuses it.
+fn stretched(positions: usize, factor: f32) -> usize {
+    (positions as f64 * f64::from(factor)) as usize
+}
+
+/// The growth of attention with the stretch: YaRN paper, section 3.4.
+fn yarn_mscale(factor: f32, mscale: f32) -> f32 {
+    if factor <= 1.0 { 1.0 } else { (0.1 * f64::from(mscale) * f64::from(factor).ln() + 1.0) as f32 }
+}

@@ -5,7 +5,10 @@
 pub mod batch;
 pub mod config;
 pub mod error;
+pub mod generation;
 pub mod gguf;
+mod json;
+pub mod safetensors;
 pub mod tensor;
 pub mod vocabulary;
 
