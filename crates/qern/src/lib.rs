@@ -13,7 +13,9 @@ pub mod exit;
 pub mod hub;
 pub mod interrupt;
 pub mod output;
+pub mod session;
 pub mod store;
+pub mod terminal;
 
 use clap::Parser;
 use std::process::ExitCode;
