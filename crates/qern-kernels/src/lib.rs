@@ -7,12 +7,26 @@
 mod arch;
 pub mod cores;
 pub mod dequantize;
+mod disjoint;
+mod exp;
 pub mod format;
+mod tile;
+mod tables;
+pub mod matrix;
+pub mod matmul;
+mod formats;
+pub mod activation;
 pub mod isa;
+pub mod machine;
 pub mod memory;
 pub mod memory_limits;
 pub mod mmap;
+pub mod norm;
 pub mod pool;
+pub mod rope;
 mod simd;
+pub mod swiglu;
+#[cfg(test)]
+mod test_values;
 
 pub use format::WeightFormat;

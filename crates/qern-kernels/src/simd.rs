@@ -20,6 +20,8 @@ pub(crate) unsafe trait Simd: Copy + 'static {
 
     /// Most activation rows in one register tile.
     const MAX_TILE: usize;
+    /// Vectors that fit the registers of the instruction set.
+    const NUM_REGISTERS: usize;
     /// Whether `dot_wide` reads its weights as signed (`w - 128`), as an instruction set without a saturation-free
     /// unsigned dot product must. Where false, the kernel starts its accumulator at `-128 * sum(a)` instead.
     const WIDE_IS_SIGNED: bool;
@@ -53,7 +55,9 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// Sum of all lanes, as a tree: halves added until one is left (lanes i and i + 8, then i and i + 4, ...).
     unsafe fn sum_lanes(v: Self::Floats) -> f32;
     unsafe fn max_lanes(v: Self::Floats) -> f32;
-    /// `2^n` for each lane, `n` in -126..=127.
+    /// Lanes 2i and 2i + 1 exchanged.
+    unsafe fn swap_pairs(v: Self::Floats) -> Self::Floats;
+    /// `2^n` for each lane, `n` in -126..=127; 0 for -127.
     unsafe fn pow2(n: Self::Ints) -> Self::Floats;
 
     // Conversions.
@@ -101,6 +105,28 @@ pub(crate) unsafe trait Simd: Copy + 'static {
 
     /// Asks for the cache line at `p` (any address).
     unsafe fn prefetch(p: *const u8);
+
+    /// Reads `n` floats (at most 16); the other lanes are 0. For the tails of rows: slower than `load`.
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self::Floats {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: the caller's promise for `p`; `lanes` holds 16 floats.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n.min(16));
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `n` lanes (at most 16). For the tails of rows: slower than `store`.
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, v: Self::Floats, n: usize) {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: as in `load_first`.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(16));
+        }
+    }
 }
 
 /// Runs a kernel body under the active instruction set. `$body` is a generic `#[inline(always)] unsafe fn` with the

@@ -45,6 +45,7 @@ unsafe impl Simd for Avx2 {
     type Ints = Pair<__m256i>;
     type Bytes = Pair<__m256i>;
     const MAX_TILE: usize = 3;
+    const NUM_REGISTERS: usize = 8;
     const WIDE_IS_SIGNED: bool = true;
 
     ops! {
@@ -94,6 +95,9 @@ unsafe impl Simd for Avx2 {
             let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        }
+        fn swap_pairs(v: Pair<__m256>) -> Pair<__m256> {
+            [_mm256_permute_ps::<0b10_11_00_01>(v[0]), _mm256_permute_ps::<0b10_11_00_01>(v[1])]
         }
         fn pow2(n: Pair<__m256i>) -> Pair<__m256> {
             let bias = _mm256_set1_epi32(127);

@@ -30,6 +30,7 @@ unsafe impl Simd for Avx512 {
     type Ints = __m512i;
     type Bytes = __m512i;
     const MAX_TILE: usize = 12;
+    const NUM_REGISTERS: usize = 32;
     const WIDE_IS_SIGNED: bool = false;
 
     ops! {
@@ -66,6 +67,7 @@ unsafe impl Simd for Avx512 {
             let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
         }
+        fn swap_pairs(v: __m512) -> __m512 { _mm512_permute_ps::<0b10_11_00_01>(v) }
         fn pow2(n: __m512i) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(n, _mm512_set1_epi32(127))))
         }

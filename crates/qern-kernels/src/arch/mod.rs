@@ -1,5 +1,6 @@
 //! The implementations of `Simd`. Intrinsics appear here and nowhere else.
 
+pub(crate) mod probe;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]

@@ -56,6 +56,7 @@ unsafe impl Simd for Scalar {
     type Ints = I;
     type Bytes = B;
     const MAX_TILE: usize = 4;
+    const NUM_REGISTERS: usize = 8;
     const WIDE_IS_SIGNED: bool = false;
 
     #[inline(always)]
@@ -137,6 +138,10 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     unsafe fn max_lanes(v: F) -> f32 {
         tree(v, max_x86)
+    }
+    #[inline(always)]
+    unsafe fn swap_pairs(v: F) -> F {
+        from_fn(|i| v[i ^ 1])
     }
     #[inline(always)]
     unsafe fn pow2(n: I) -> F {
