@@ -85,9 +85,16 @@ pub fn load(path: &Path) -> anyhow::Result<SavedChat> {
         .map_err(|error| anyhow::anyhow!("a setting in {name} cannot be used: {error}"))?;
     for (index, turn) in document.messages.iter().enumerate() {
         let expected = if index % 2 == 0 { Speaker::User } else { Speaker::Assistant };
-        ensure!(turn.speaker == expected, "message {} in {name} must be by the {expected:?}; users and the model take turns", index + 1);
+        ensure!(
+            turn.speaker == expected,
+            "message {} in {name} must be by the {expected:?}; users and the model take turns",
+            index + 1
+        );
     }
-    ensure!(document.messages.len().is_multiple_of(2), "the last message in {name} must be by the Assistant; remove the unanswered one");
+    ensure!(
+        document.messages.len().is_multiple_of(2),
+        "the last message in {name} must be by the Assistant; remove the unanswered one"
+    );
     let turns = document.messages.into_iter().map(Arc::new).collect();
     Ok(SavedChat { model: document.model, state: State { system: document.system, turns }, settings })
 }
@@ -151,7 +158,9 @@ mod tests {
         refused(r#"{"format":"qern-chat","version":1,"model":"m","system":null,"messages":[],"x":1}"#, "unknown field `x`");
         let messages = r#"[{"role":"assistant","content":"hi"}]"#;
         let document = |settings: &str, messages: &str| {
-            format!(r#"{{"format":"qern-chat","version":1,"model":"m","system":null,"settings":{settings},"messages":{messages}}}"#)
+            format!(
+                r#"{{"format":"qern-chat","version":1,"model":"m","system":null,"settings":{settings},"messages":{messages}}}"#
+            )
         };
         refused(&document("{}", messages), "message 1 in ");
         refused(&document(r#"{"top-p":["7"]}"#, "[]"), "must be a number from 0 to 1");

@@ -5,4 +5,5 @@ pub mod command;
 pub mod conversation;
 pub mod file;
 pub mod generate;
+pub mod request;
 pub mod settings;
