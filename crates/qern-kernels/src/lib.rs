@@ -17,6 +17,7 @@ pub mod matmul;
 mod formats;
 pub mod activation;
 pub mod isa;
+pub mod kv;
 pub mod machine;
 pub mod memory;
 pub mod memory_limits;

@@ -1,0 +1,476 @@
+//! The memory of keys and values: pages of 64 positions, for all layers, in half floats or 8 bits. Which page belongs to
+//! whom is decided elsewhere; what is read from them is in `attention`.
+//!
+//! A page holds, layer by layer and head by head, one block:
+//! - F16: keys `[head_dim, 64]` and values `[64, head_dim]`, half floats.
+//! - Q8: the same as signed bytes, then the scales of the keys `[64]` and of the values `[64]`, f32: a key or value is its
+//!   bytes times its scale.
+//!
+//! Keys are transposed so that scores of 16 positions are one vector. Attention only ever reads what is stored here, also for the
+//! tokens that a forward has just appended: so rounding never depends on how a prompt was cut into chunks.
+
+use thiserror::Error;
+
+use crate::isa::Isa;
+use crate::memory::{AlignedBytes, OutOfMemory};
+use crate::pool::Pool;
+use crate::simd::{Simd, dispatch};
+
+/// Positions in a page.
+pub const PAGE_LEN: usize = 64;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvFormat {
+    /// Half floats; values beyond 65504 are stored as 65504.
+    F16,
+    /// Signed bytes with one f32 scale for each key and each value (of one position and head).
+    Q8,
+}
+
+/// The shape of what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvGeometry {
+    /// Layers of the model.
+    pub num_layers: usize,
+    /// Key and value heads of each layer.
+    pub num_kv_heads: usize,
+    /// Dimensions of a head: a multiple of 16.
+    pub head_dim: usize,
+    /// How they are stored.
+    pub format: KvFormat,
+}
+
+impl KvGeometry {
+    /// Bytes of one page: [`PAGE_LEN`] positions of every layer and head. Saturates.
+    pub fn page_bytes(&self) -> usize {
+        self.block_bytes().saturating_mul(self.num_kv_heads).saturating_mul(self.num_layers)
+    }
+
+    /// Bytes of the keys (or of the values) of one block, without scales.
+    fn half_bytes(&self) -> usize {
+        let element = match self.format {
+            KvFormat::F16 => 2,
+            KvFormat::Q8 => 1,
+        };
+        self.head_dim.saturating_mul(PAGE_LEN * element)
+    }
+
+    fn block_bytes(&self) -> usize {
+        let scales = match self.format {
+            KvFormat::F16 => 0,
+            KvFormat::Q8 => 2 * PAGE_LEN * size_of::<f32>(),
+        };
+        self.half_bytes().saturating_mul(2).saturating_add(scales)
+    }
+}
+
+/// Why pages could not be made.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum KvError {
+    /// Vectors hold 16 lanes.
+    #[error("`head_dim` must be a multiple of 16, at least 16; given {0}")]
+    HeadDim(usize),
+    /// No layers or heads.
+    #[error("a model must have layers and key-value heads; given {num_layers} layers of {num_kv_heads} heads")]
+    Empty {
+        /// Layers of the model.
+        num_layers: usize,
+        /// Key and value heads of each layer.
+        num_kv_heads: usize,
+    },
+    /// The system gave no memory.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+}
+
+/// Where a token's key and value go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSlot {
+    /// The page.
+    pub page: u32,
+    /// The position in the page, below [`PAGE_LEN`].
+    pub offset: u32,
+}
+
+/// Keys and values of one layer to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct KvRows<'a> {
+    /// `[num_tokens]`
+    pub slots: &'a [KvSlot],
+    /// `[num_tokens, num_kv_heads, head_dim]`, rotated.
+    pub k: &'a [f32],
+    /// `[num_tokens, num_kv_heads, head_dim]`
+    pub v: &'a [f32],
+}
+
+/// All pages of a model. Memory is taken from the system when a page is first written to.
+#[derive(Debug)]
+pub struct KvPages {
+    geometry: KvGeometry,
+    num_pages: usize,
+    bytes: AlignedBytes, // [num_pages, num_layers, num_kv_heads, block]
+}
+
+impl KvPages {
+    /// `num_pages` pages of zeros.
+    pub fn new(geometry: KvGeometry, num_pages: usize) -> Result<Self, KvError> {
+        let KvGeometry { num_layers, num_kv_heads, head_dim, .. } = geometry;
+        if head_dim == 0 || !head_dim.is_multiple_of(16) {
+            return Err(KvError::HeadDim(head_dim));
+        }
+        if num_layers == 0 || num_kv_heads == 0 {
+            return Err(KvError::Empty { num_layers, num_kv_heads });
+        }
+        let bytes = AlignedBytes::try_new(geometry.page_bytes().saturating_mul(num_pages))?;
+        Ok(Self { geometry, num_pages, bytes })
+    }
+
+    /// The shape of what is stored.
+    pub fn geometry(&self) -> &KvGeometry {
+        &self.geometry
+    }
+
+    /// How many pages there are.
+    pub fn num_pages(&self) -> usize {
+        self.num_pages
+    }
+
+    /// Bytes of one page.
+    pub fn page_bytes(&self) -> usize {
+        self.geometry.page_bytes()
+    }
+
+    /// Stores keys and values of one layer, rounded to the format. A slot given twice keeps the later row.
+    pub fn append(&mut self, pool: &Pool, layer: usize, rows: &KvRows<'_>) {
+        self.append_on(Isa::active(), pool, layer, rows);
+    }
+
+    pub(crate) fn append_on(&mut self, isa: Isa, pool: &Pool, layer: usize, rows: &KvRows<'_>) {
+        let KvGeometry { num_layers, num_kv_heads, head_dim, format } = self.geometry;
+        assert!(layer < num_layers, "layer {layer} of {num_layers}");
+        for slot in rows.slots {
+            assert!((slot.page as usize) < self.num_pages, "page {} of {}", slot.page, self.num_pages);
+            assert!((slot.offset as usize) < PAGE_LEN, "position {} of a page of {PAGE_LEN}", slot.offset);
+        }
+        let len = rows.slots.len() * num_kv_heads * head_dim;
+        assert_eq!(rows.k.len(), len, "`k` must be [{}, {num_kv_heads}, {head_dim}]", rows.slots.len());
+        assert_eq!(rows.v.len(), len, "`v` must be [{}, {num_kv_heads}, {head_dim}]", rows.slots.len());
+
+        let target = Target { bytes: self.bytes.as_mut_ptr(), geometry: self.geometry, layer };
+        // A head's keys are one item and its values another, so that no two threads write the same block's half.
+        let num_items = 2 * num_kv_heads;
+        // A few tokens are not worth waking another thread.
+        let chunk = if len < 32 * 1024 { num_items } else { 1 };
+        pool.for_chunks(num_items, chunk, &|items| {
+            for item in items {
+                let (target, kv_head) = (&target, item / 2);
+                match (item % 2, format) {
+                    (0, KvFormat::F16) => dispatch!(isa, keys_f16 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
+                    (0, KvFormat::Q8) => dispatch!(isa, keys_q8 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
+                    (_, KvFormat::F16) => dispatch!(isa, values_f16 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
+                    (_, KvFormat::Q8) => dispatch!(isa, values_q8 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
+                }
+            }
+        });
+    }
+
+    /// Copies all layers of a page onto another.
+    pub fn copy_page(&mut self, from: u32, to: u32) {
+        let (from, to, len) = (from as usize, to as usize, self.page_bytes());
+        assert!(from < self.num_pages && to < self.num_pages, "pages {from} and {to} of {}", self.num_pages);
+        self.bytes.copy_within(from * len..(from + 1) * len, to * len);
+    }
+
+    /// The block of a page, layer and head.
+    pub(crate) fn block(&self, page: u32, layer: usize, kv_head: usize) -> Block {
+        let KvGeometry { num_layers, num_kv_heads, .. } = self.geometry;
+        assert!((page as usize) < self.num_pages, "page {page} of {}", self.num_pages);
+        assert!(layer < num_layers && kv_head < num_kv_heads, "layer {layer}, head {kv_head}");
+        // SAFETY: the block lies within the bytes, by the assertions above.
+        unsafe { Block::at(self.bytes.as_ptr(), &self.geometry, (page as usize * num_layers + layer) * num_kv_heads + kv_head) }
+    }
+}
+
+/// Pointers to the parts of one block. Valid as long as the pages they come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    /// `[head_dim, 64]`
+    pub(crate) keys: *const u8,
+    /// `[64, head_dim]`
+    pub(crate) values: *const u8,
+    /// `[64]`; Q8 only.
+    pub(crate) key_scales: *const f32,
+    /// `[64]`; Q8 only.
+    pub(crate) value_scales: *const f32,
+}
+
+impl Block {
+    /// # Safety
+    /// `bytes` holds more than `block_id` blocks.
+    unsafe fn at(bytes: *const u8, geometry: &KvGeometry, block_id: usize) -> Self {
+        let half = geometry.half_bytes();
+        // SAFETY: the caller's promise; where there are no scales, their pointers are at most the end of the block and the
+        // wrapping addition keeps the second from being undefined.
+        unsafe {
+            let keys = bytes.add(block_id * geometry.block_bytes());
+            let key_scales = keys.add(2 * half).cast::<f32>();
+            Self { keys, values: keys.add(half), key_scales, value_scales: key_scales.wrapping_add(PAGE_LEN) }
+        }
+    }
+}
+
+/// Where rows of one layer are written to.
+struct Target {
+    bytes: *mut u8,
+    geometry: KvGeometry,
+    layer: usize,
+}
+
+// SAFETY: made from a mutable borrow of the pages; threads write different halves of blocks (`append_on`).
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// # Safety
+    /// The slot's page and the head exist.
+    unsafe fn block(&self, slot: KvSlot, kv_head: usize) -> Block {
+        let KvGeometry { num_layers, num_kv_heads, .. } = self.geometry;
+        let block_id = (slot.page as usize * num_layers + self.layer) * num_kv_heads + kv_head;
+        // SAFETY: the caller's promise.
+        unsafe { Block::at(self.bytes, &self.geometry, block_id) }
+    }
+}
+
+/// Runs `$body` for each token of a head, with its row `$x`, its block and its position in it.
+macro_rules! each_row {
+    ($target:ident, $kv_head:ident, $rows:ident . $field:ident, |$x:ident, $block:ident, $offset:ident, $dim:ident| $body:block) => {
+        let (heads, $dim) = ($target.geometry.num_kv_heads, $target.geometry.head_dim);
+        let mut token = 0;
+        while token < $rows.slots.len() {
+            let slot = $rows.slots[token];
+            // SAFETY: `append_on` has checked slots and lengths.
+            unsafe {
+                let $x = $rows.$field.as_ptr().add((token * heads + $kv_head) * $dim);
+                let ($block, $offset) = ($target.block(slot, $kv_head), slot.offset as usize);
+                $body
+            }
+            token += 1;
+        }
+    };
+}
+
+#[inline(always)]
+unsafe fn keys_f16<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.k, |x, block, offset, dim| {
+        let keys = block.keys.cast_mut().cast::<u16>().add(offset);
+        let mut lanes = [0u16; 16];
+        let mut d = 0;
+        while d < dim {
+            S::store_f16(lanes.as_mut_ptr(), finite_f16::<S>(S::load(x.add(d))));
+            for (lane, value) in lanes.iter().enumerate() {
+                keys.add((d + lane) * PAGE_LEN).write(*value);
+            }
+            d += 16;
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn values_f16<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.v, |x, block, offset, dim| {
+        let values = block.values.cast_mut().cast::<u16>().add(offset * dim);
+        let mut d = 0;
+        while d < dim {
+            S::store_f16(values.add(d), finite_f16::<S>(S::load(x.add(d))));
+            d += 16;
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn keys_q8<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.k, |x, block, offset, dim| {
+        let keys = block.keys.cast_mut().cast::<i8>().add(offset);
+        let (scale, inverse) = q8_scale::<S>(x, dim);
+        block.key_scales.cast_mut().add(offset).write(scale);
+        let mut lanes = [0i8; 16];
+        let mut d = 0;
+        while d < dim {
+            S::store_low_bytes(lanes.as_mut_ptr(), S::to_ints(S::mul(S::load(x.add(d)), S::splat(inverse))));
+            for (lane, value) in lanes.iter().enumerate() {
+                keys.add((d + lane) * PAGE_LEN).write(*value);
+            }
+            d += 16;
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn values_q8<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.v, |x, block, offset, dim| {
+        let values = block.values.cast_mut().cast::<i8>().add(offset * dim);
+        let (scale, inverse) = q8_scale::<S>(x, dim);
+        block.value_scales.cast_mut().add(offset).write(scale);
+        let mut d = 0;
+        while d < dim {
+            S::store_low_bytes(values.add(d), S::to_ints(S::mul(S::load(x.add(d)), S::splat(inverse))));
+            d += 16;
+        }
+    });
+}
+
+/// Within the range of a half float; keeps NaN.
+#[inline(always)]
+unsafe fn finite_f16<S: Simd>(v: S::Floats) -> S::Floats {
+    // SAFETY: the caller's promise.
+    unsafe { S::min(S::splat(65504.0), S::max(S::splat(-65504.0), v)) }
+}
+
+/// The scale that takes the largest magnitude of `n` values to 127, and its inverse; both 0 where that has no meaning.
+#[inline(always)]
+unsafe fn q8_scale<S: Simd>(x: *const f32, n: usize) -> (f32, f32) {
+    // SAFETY: the caller's promise: `n` values, a multiple of 16.
+    let largest = unsafe {
+        let mut largest = S::splat(0.0);
+        let mut i = 0;
+        while i < n {
+            largest = S::max(largest, S::abs(S::load(x.add(i))));
+            i += 16;
+        }
+        S::max_lanes(largest)
+    };
+    // Below this the inverse would overflow.
+    if largest < 1e-36 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_values::uniform;
+    use half::f16;
+
+    fn geometry(format: KvFormat, head_dim: usize) -> KvGeometry {
+        KvGeometry { num_layers: 2, num_kv_heads: 3, head_dim, format }
+    }
+
+    /// Key and value of a position as stored.
+    fn stored(pages: &KvPages, layer: usize, kv_head: usize, slot: KvSlot) -> [Vec<f32>; 2] {
+        let block = pages.block(slot.page, layer, kv_head);
+        let (dim, offset) = (pages.geometry.head_dim, slot.offset as usize);
+        // SAFETY: within the block.
+        unsafe {
+            match pages.geometry.format {
+                KvFormat::F16 => {
+                    let (k, v) = (block.keys.cast::<u16>(), block.values.cast::<u16>());
+                    let f = |p: *const u16| f16::from_bits(*p).to_f32();
+                    [0, 1].map(|side| {
+                        (0..dim).map(|d| if side == 0 { f(k.add(d * 64 + offset)) } else { f(v.add(offset * dim + d)) }).collect()
+                    })
+                }
+                KvFormat::Q8 => {
+                    let (k, v) = (block.keys.cast::<i8>(), block.values.cast::<i8>());
+                    let (ks, vs) = (*block.key_scales.add(offset), *block.value_scales.add(offset));
+                    [0, 1].map(|side| {
+                        let at = |d| {
+                            if side == 0 {
+                                f32::from(*k.add(d * 64 + offset)) * ks
+                            } else {
+                                f32::from(*v.add(offset * dim + d)) * vs
+                            }
+                        };
+                        (0..dim).map(at).collect()
+                    })
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_come_back_rounded_once_on_every_isa() {
+        for format in [KvFormat::F16, KvFormat::Q8] {
+            for dim in [16, 64, 80, 128] {
+                // Enough tokens to be shared by threads.
+                for num_tokens in [1, 5, 200] {
+                    let slots: Vec<KvSlot> =
+                        (0..num_tokens).map(|i| KvSlot { page: 5 - (i / 64) as u32, offset: (i % 64) as u32 }).collect();
+                    let (k, v) = (uniform(1, num_tokens * 3 * dim, 9.0), uniform(2, num_tokens * 3 * dim, 0.1));
+                    let mut bytes: Option<Vec<u8>> = None;
+                    for isa in Isa::available() {
+                        let mut pages = KvPages::new(geometry(format, dim), 6).unwrap();
+                        pages.append_on(isa, &Pool::new(3), 1, &KvRows { slots: &slots, k: &k, v: &v });
+                        for (i, &slot) in slots.iter().enumerate() {
+                            for head in 0..3 {
+                                let given = [&k, &v].map(|x| &x[(i * 3 + head) * dim..][..dim]);
+                                for (given, stored) in given.into_iter().zip(stored(&pages, 1, head, slot)) {
+                                    let largest = given.iter().fold(0f32, |m, x| m.max(x.abs()));
+                                    for (&x, y) in given.iter().zip(stored) {
+                                        match format {
+                                            KvFormat::F16 => assert_eq!(f16::from_f32(x).to_f32(), y),
+                                            // Half a step, and the rounding of the scale.
+                                            KvFormat::Q8 => assert!((x - y).abs() <= largest * (0.5 / 127.0 + 1e-6)),
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                        assert!(stored(&pages, 0, 0, slots[0])[0].iter().all(|&x| x == 0.0));
+                        assert_eq!(bytes.get_or_insert_with(|| pages.bytes.to_vec())[..], pages.bytes[..], "{isa}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_are_stored_finite() {
+        let slot = KvSlot { page: 0, offset: 63 };
+        let row: Vec<f32> = (0..48).map(|i| [0.0, 1e30, -1e30, 65519.0][i % 4]).collect();
+        let mut pages = KvPages::new(geometry(KvFormat::F16, 16), 1).unwrap();
+        pages.append(&Pool::new(1), 0, &KvRows { slots: &[slot], k: &row, v: &row });
+        for row in stored(&pages, 0, 0, slot) {
+            assert_eq!(row[..4], [0.0, 65504.0, -65504.0, 65504.0]);
+        }
+        let mut pages = KvPages::new(geometry(KvFormat::Q8, 16), 1).unwrap();
+        let zeros = [0.0; 48];
+        pages.append(&Pool::new(1), 0, &KvRows { slots: &[slot], k: &row, v: &zeros });
+        let [k, v] = stored(&pages, 0, 0, slot);
+        assert!((k[1] / 1e30 - 1.0).abs() < 1e-6 && k[0] == 0.0 && v.iter().all(|&v| v == 0.0));
+    }
+
+    #[test]
+    fn a_copied_page_holds_every_layer() {
+        for format in [KvFormat::F16, KvFormat::Q8] {
+            let mut pages = KvPages::new(geometry(format, 32), 3).unwrap();
+            let slots: Vec<KvSlot> = (0..64).map(|offset| KvSlot { page: 0, offset }).collect();
+            for layer in 0..2 {
+                let (k, v) = (uniform(layer, 64 * 96, 1.0), uniform(layer + 9, 64 * 96, 1.0));
+                pages.append(&Pool::new(1), layer as usize, &KvRows { slots: &slots, k: &k, v: &v });
+            }
+            pages.copy_page(0, 2);
+            let n = pages.page_bytes();
+            assert_eq!(pages.bytes[..n], pages.bytes[2 * n..]);
+            assert!(pages.bytes[n..2 * n].iter().all(|&b| b == 0));
+        }
+    }
+
+    #[test]
+    fn impossible_geometries_are_errors() {
+        let check = |geometry, num_pages, text: &str| {
+            let error = KvPages::new(geometry, num_pages).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        };
+        check(geometry(KvFormat::F16, 24), 1, "`head_dim` must be a multiple of 16, at least 16; given 24");
+        check(geometry(KvFormat::F16, 0), 1, "`head_dim` must be");
+        check(KvGeometry { num_layers: 0, ..geometry(KvFormat::F16, 16) }, 1, "a model must have layers");
+        check(geometry(KvFormat::F16, 1 << 40), 1 << 40, "out of memory");
+        check(geometry(KvFormat::Q8, usize::MAX - 15), 2, "out of memory");
+    }
+
+    #[test]
+    #[should_panic(expected = "page 3 of 3")]
+    fn a_page_that_does_not_exist_is_refused() {
+        let mut pages = KvPages::new(geometry(KvFormat::F16, 16), 3).unwrap();
+        let row = [0.0; 48];
+        pages.append(&Pool::new(1), 0, &KvRows { slots: &[KvSlot { page: 3, offset: 0 }], k: &row, v: &row });
+    }
+}
