@@ -32,6 +32,19 @@ def write_json(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def write_json_rows(path, value):
+    """JSON with one line per key, and per element of a list of objects: small, and a diff shows the case that changed."""
+    def rows(entry):
+        if isinstance(entry, list) and entry and isinstance(entry[0], dict):
+            return "[\n" + ",\n".join("  " + json.dumps(e, ensure_ascii=False) for e in entry) + "\n ]"
+        return json.dumps(entry, ensure_ascii=False)
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f" {json.dumps(k)}: {rows(v)}" for k, v in value.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
 def write_safetensors(path, tensors, metadata):
     """Like safetensors.numpy.save_file, but the same tensors always give the same bytes: metadata keys are sorted."""
     import numpy as np

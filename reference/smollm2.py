@@ -26,7 +26,7 @@ from llama_cpp import Llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ggml_names import checkpoint_weights
-from goldens_io import versions, write_json
+from goldens_io import versions, write_json_rows
 from smollm2_texts import LONG_TEXT, PROMPTS
 
 NUM_NEW, NUM_POSITIONS, TOP = 48, 32, 256
@@ -142,7 +142,7 @@ def main():
     }
 
     end_ids = {reader.fields["tokenizer.ggml.eos_token_id"].contents()}
-    write_json(args.out / "greedy.json", head | {"max_new": NUM_NEW, "end_ids": sorted(end_ids), "prompts": greedy(llm, model, end_ids)})
+    write_json_rows(args.out / "greedy.json", head | {"max_new": NUM_NEW, "end_ids": sorted(end_ids), "prompts": greedy(llm, model, end_ids)})
 
     ids = llm.tokenize(LONG_TEXT.encode(), add_bos=False, special=False)
     reference = reference_logits(model, ids)
@@ -172,13 +172,13 @@ def main():
         "llama_cpp_logit_noise": noise,
         "positions": positions,
     }
-    write_json_compact(args.out / "kl.json", kl)
+    write_json_rows(args.out / "kl.json", kl)
     print({k: v for k, v in kl.items() if k.startswith("llama_cpp_")})
 
     target = np.array(ids[1:])
     nll = {"reference": -p[np.arange(len(target)), target]}
     nll |= {f"llama_cpp_{n}": -v[np.arange(len(target)), target] for n, v in q.items()}
-    write_json_compact(args.out / "perplexity.json", head | {
+    write_json_rows(args.out / "perplexity.json", head | {
         "text": LONG_TEXT, "ids": ids,
         "perplexity": {n: float(np.exp(v.mean())) for n, v in nll.items()},
         "nll": [round(float(x), 6) for x in nll["reference"]],
@@ -194,13 +194,6 @@ def check_template(reader):
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(reader.fields["tokenizer.chat_template"].contents())
     assert template.render(messages=[{"role": "user", "content": "x"}], add_generation_prompt=True) == prompt_text("x")
-
-
-def write_json_compact(path, value):
-    """One line per top-level key: small, and still readable in a diff."""
-    lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in value.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

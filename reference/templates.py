@@ -26,7 +26,7 @@ import transformers.utils.chat_template_utils as chat_template_utils
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from goldens_io import versions, write_json
+from goldens_io import versions, write_json_rows
 
 NOW = datetime.datetime(2025, 3, 7, 9, 5, 3)
 
@@ -246,7 +246,7 @@ def main():
     for name, (source, origin, bos, eos, own_cases) in templates.items():
         cases = [render(source, bos, eos, one) for one in common_cases() + own_cases]
         assert len({c["name"] for c in cases}) == len(cases)
-        write_json(args.out / f"{name}.json", {
+        write_json_rows(args.out / f"{name}.json", {
             "name": name, "source": origin, "script": "reference/templates.py", "versions": versions("transformers", "jinja2"),
             "now": NOW.isoformat(), "bos_token": bos, "eos_token": eos, "template": source, "cases": cases,
         })
