@@ -1,0 +1,53 @@
+//! MXFP4: 32 floats of 4 bits (E2M1, stored doubled as integers), one power-of-two scale (OCP Microscaling 1.0; ggml
+//! `block_mxfp4`). Unit: 4 vectors of nibbles, scales as bfloat16, which holds every such power exactly.
+
+use super::lanes::{lookup4, nibbles, put_half, put_words, u128_at};
+use super::unpacked::UnpackedBlock;
+use super::{BlockPanel, Pack, Shape};
+use crate::simd::Simd;
+
+/// Twice the value of each code, plus 12.
+const LANES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+
+/// The upper 16 bits of the f32 `2^(e - 128)`: half the block's scale, since codes are doubled.
+fn half_scale_bits(e: u8) -> u16 {
+    if e < 2 { 0x0020 << e } else { (u16::from(e) - 1) << 7 }
+}
+
+/// MXFP4.
+pub(crate) struct Mxfp4;
+
+impl Shape for Mxfp4 {
+    const UNIT_BYTES: usize = 256 + 32;
+    const WIDE: bool = false;
+    const MIN: bool = false;
+}
+
+impl Pack for Mxfp4 {
+    const OFFSET: i32 = 12;
+
+    fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
+        put_words(unit, row, u128_at(block, 1));
+        put_half(&mut unit[256..], row, &half_scale_bits(block[0]).to_le_bytes());
+    }
+}
+
+// SAFETY: reads stay within `UNIT_BYTES`.
+unsafe impl BlockPanel for Mxfp4 {
+    type Unpacked = UnpackedBlock<false, false>;
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
+        // SAFETY: the trait's contract.
+        unsafe { lookup4::<S>(&LANES, nibbles::<S>(unit, half)) }
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::load_bf16(unit.add(256).cast()) }
+    }
+    #[inline(always)]
+    unsafe fn min<S: Simd>(_unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat(0.0) }
+    }
+}

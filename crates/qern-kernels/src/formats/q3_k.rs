@@ -1,0 +1,78 @@
+//! Q3_K: 16 sub-blocks of 16 quants of 3 bits, offset 4, with 6-bit scales, one half factor (ggml `block_q3_K`). Unit: 8 x (2
+//! vectors of low bit pairs, 1 of third bits), 16 x 16 scales as signed bytes, d.
+
+use super::lanes::{bits, or4, pairs, put_bits, put_half, put_pairs, u128_at};
+use super::unpacked::UnpackedSuper;
+use super::{Pack, Shape, SuperPanel};
+use crate::simd::Simd;
+
+const SUB_BYTES: usize = 192;
+const SCALES: usize = 8 * SUB_BYTES;
+
+/// The sixteen 6-bit scales of the 12-byte field, less 32: low nibbles in bytes 0..8, high bit pairs in bytes 8..12.
+fn scale(packed: &[u8], i: usize) -> i8 {
+    let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
+    let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// Q3_K.
+pub(crate) struct Q3K;
+
+impl Shape for Q3K {
+    const UNIT_BYTES: usize = SCALES + 256 + 32;
+    const WIDE: bool = false;
+    const MIN: bool = false;
+}
+
+impl Pack for Q3K {
+    const OFFSET: i32 = 4;
+
+    fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
+        let third = [u128_at(block, 0), u128_at(block, 16)];
+        for sub in 0..8 {
+            let (low, shift) = (32 + 32 * (sub / 4), 2 * (sub % 4));
+            let unit = &mut unit[SUB_BYTES * sub..];
+            put_pairs(unit, row, u128_at(block, low) >> shift, u128_at(block, low + 16) >> shift);
+            put_bits(&mut unit[128..], row, third[0] >> sub, third[1] >> sub);
+        }
+        for i in 0..16 {
+            unit[SCALES + 16 * i + row] = scale(&block[96..108], i) as u8;
+        }
+        put_half(&mut unit[SCALES + 256..], row, &block[108..110]);
+    }
+}
+
+// SAFETY: reads stay within `UNIT_BYTES`.
+unsafe impl SuperPanel for Q3K {
+    type Unpacked = UnpackedSuper<16, false, false>;
+    const SUB: usize = 16;
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let unit = unit.add(SUB_BYTES * sub);
+            or4::<S>(pairs::<S>(unit, half, 0), bits::<S>(unit.add(128), half, 2))
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::to_floats(S::load_i8_ints(unit.add(SCALES + 16 * index).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(_unit: *const u8, _pair: usize) -> S::Ints {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat_int(0) }
+    }
+    #[inline(always)]
+    unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::load_f16(unit.add(SCALES + 256).cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat(0.0) }
+    }
+}

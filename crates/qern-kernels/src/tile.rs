@@ -1,0 +1,281 @@
+//! The register tiles: 16 rows (or two panels of 16) against `T` tokens, written once over instruction sets and formats.
+//! Every tile accumulates an output element over blocks in the same order with the same operations, so the tile's shape
+//! never shows in the bits. Which tile runs where is decided in `matmul`.
+//!
+//! Activations of a tile are one contiguous stream (see `activation`): per block `[4-column group][token]` words, then the
+//! accumulators' starting values, sums and scales of the tokens.
+
+use crate::formats::float::FloatPanel;
+use crate::formats::{BlockPanel, PANEL_ROWS, SuperPanel};
+use crate::simd::Simd;
+
+/// What a tile works on.
+pub(crate) struct TileArgs {
+    /// The first panel.
+    pub panels: *const u8,
+    /// Bytes from one panel to the next.
+    pub panel_stride: usize,
+    /// The tile's activation stream.
+    pub activations: *const u8,
+    /// Blocks (columns, for float formats) in a row.
+    pub num_units: usize,
+    /// `[panel][token][16]`: `out_stride` floats from panel to panel.
+    pub out: *mut f32,
+    /// Floats from one panel's output to the next.
+    pub out_stride: usize,
+}
+
+/// Bytes ahead of the stream that a tile reading straight from memory asks for.
+const PREFETCH: usize = 2048;
+
+/// Adds the products of one 4-column group to the accumulators of `T` tokens.
+#[inline(always)]
+unsafe fn dot_group<S: Simd, const T: usize, const WIDE: bool>(acc: &mut [S::Ints; T], w: S::Bytes, a: *const u8) {
+    macro_rules! tokens {
+        ($($t:literal)*) => {$(
+            if $t < T {
+                // SAFETY: `$t < T`, the caller vouches for `4 T` bytes at `a` and for the instruction set.
+                unsafe {
+                    let acc = acc.get_unchecked_mut($t);
+                    *acc = if WIDE { S::dot_wide::<{ 4 * $t }>(*acc, w, a) } else { S::dot::<{ 4 * $t }>(*acc, w, a) };
+                }
+            }
+        )*};
+    }
+    tokens!(0 1 2 3 4 5 6 7 8 9 10 11);
+}
+
+/// Adds the products of 16 columns (four groups) to the accumulators of `T` tokens.
+#[inline(always)]
+unsafe fn dot_half<S: Simd, const T: usize, const WIDE: bool>(acc: &mut [S::Ints; T], lanes: [S::Bytes; 4], a: *const u8) {
+    // SAFETY: the caller's promise, for `16 T` bytes at `a`.
+    unsafe {
+        dot_group::<S, T, WIDE>(acc, lanes[0], a);
+        dot_group::<S, T, WIDE>(acc, lanes[1], a.add(4 * T));
+        dot_group::<S, T, WIDE>(acc, lanes[2], a.add(8 * T));
+        dot_group::<S, T, WIDE>(acc, lanes[3], a.add(12 * T));
+    }
+}
+
+/// Starting values of the accumulators: the offset's share, `-OFFSET * sum(a)`, made with the activations; zero with minima.
+#[inline(always)]
+unsafe fn start<S: Simd, const T: usize, const MIN: bool>(starts: *const i32) -> [S::Ints; T] {
+    // SAFETY: the caller vouches for `T` words at `starts` and for the instruction set.
+    std::array::from_fn(|t| unsafe { S::splat_int(if MIN { 0 } else { *starts.add(t) }) })
+}
+
+#[inline(always)]
+unsafe fn prefetch_unit<S: Simd>(unit: *const u8, unit_bytes: usize) {
+    let mut line = 0;
+    while line < unit_bytes {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { S::prefetch(unit.wrapping_add(PREFETCH + line)) };
+        line += 64;
+    }
+}
+
+/// `P` panels of a 32-value format against `T` tokens. `FETCH`: the panels come from memory, not from a scratch buffer.
+///
+/// # Safety
+/// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
+#[inline(always)]
+pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut total: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
+        let mut a = args.activations;
+        for u in 0..args.num_units {
+            let starts = a.add(32 * T).cast::<i32>();
+            let scales = starts.add(T).cast::<f32>();
+            let sums = scales.add(T);
+            for p in 0..P {
+                let unit = args.panels.add(p * args.panel_stride + u * F::UNIT_BYTES);
+                if FETCH {
+                    prefetch_unit::<S>(unit, F::UNIT_BYTES);
+                }
+                let mut acc = if F::MIN { start::<S, T, true>(starts) } else { start::<S, T, false>(starts) };
+                if F::WIDE {
+                    dot_half::<S, T, true>(&mut acc, F::lanes::<S>(unit, 0), a);
+                    dot_half::<S, T, true>(&mut acc, F::lanes::<S>(unit, 1), a.add(16 * T));
+                } else {
+                    dot_half::<S, T, false>(&mut acc, F::lanes::<S>(unit, 0), a);
+                    dot_half::<S, T, false>(&mut acc, F::lanes::<S>(unit, 1), a.add(16 * T));
+                }
+                let scale = F::scale::<S>(unit);
+                for t in 0..T {
+                    let scale = S::mul(scale, S::splat(*scales.add(t)));
+                    total[p][t] = S::fma(S::to_floats(acc[t]), scale, total[p][t]);
+                }
+                if F::MIN {
+                    let min = F::min::<S>(unit);
+                    for t in 0..T {
+                        total[p][t] = S::fma(min, S::splat(*sums.add(t)), total[p][t]);
+                    }
+                }
+            }
+            a = a.add(44 * T);
+        }
+        store::<S, P, T>(args, &total);
+    }
+}
+
+/// Bytes of one 256-value block of a tile's activation stream, per token.
+pub(crate) const fn super_stream_bytes(sub: usize, min: bool) -> usize {
+    256 + if min { 256 / sub / 2 * 4 } else { 256 / sub * 4 } + 4
+}
+
+/// `P` panels of a 256-value format against `T` tokens. `FETCH` as for `block_tile`.
+///
+/// # Safety
+/// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
+#[inline(always)]
+pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let num_subs = 256 / F::SUB;
+        let mut total: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
+        let mut a = args.activations;
+        for u in 0..args.num_units {
+            // Starts of the sub-blocks, or (with minima) pairs of their sums; then the scales.
+            let words = a.add(256 * T);
+            let scales = a.add((super_stream_bytes(F::SUB, F::MIN) - 4) * T).cast::<f32>();
+            for p in 0..P {
+                let unit = args.panels.add(p * args.panel_stride + u * F::UNIT_BYTES);
+                let mut block: [S::Floats; T] = [S::splat(0.0); T];
+                for sub in 0..8 {
+                    if FETCH {
+                        let part = F::UNIT_BYTES.div_ceil(8 * 64) * 64;
+                        prefetch_unit::<S>(unit.add(sub * part), part);
+                    }
+                    if F::SUB == 32 {
+                        sub_block::<S, F, T, 32>(unit, a, words, sub, 0, &mut block);
+                    } else {
+                        sub_block::<S, F, T, 16>(unit, a, words, sub, 0, &mut block);
+                        sub_block::<S, F, T, 16>(unit, a, words, sub, 1, &mut block);
+                    }
+                }
+                let d = F::d::<S>(unit);
+                for t in 0..T {
+                    total[p][t] = S::fma(block[t], S::mul(d, S::splat(*scales.add(t))), total[p][t]);
+                }
+                if F::MIN {
+                    let mut sums: [S::Ints; T] = [S::splat_int(0); T];
+                    for pair in 0..num_subs / 2 {
+                        dot_pairs::<S, T>(&mut sums, F::min_pair::<S>(unit, pair), words.add(4 * T * pair));
+                    }
+                    let dmin = F::dmin::<S>(unit);
+                    for t in 0..T {
+                        let scale = S::mul(dmin, S::splat(-*scales.add(t)));
+                        total[p][t] = S::fma(S::to_floats(sums[t]), scale, total[p][t]);
+                    }
+                }
+            }
+            a = a.add(super_stream_bytes(F::SUB, F::MIN) * T);
+        }
+        store::<S, P, T>(args, &total);
+    }
+}
+
+/// One sub-block of `SUB` columns: its dot product (exact in f32: at most 32 * 63 * 127 < 2^24, or 16 * 255 * 127), times
+/// its integer scale, added to the block's sum.
+#[inline(always)]
+unsafe fn sub_block<S: Simd, F: SuperPanel, const T: usize, const SUB: usize>(
+    unit: *const u8,
+    a: *const u8,
+    starts: *const u8,
+    sub: usize,
+    half: usize,
+    block: &mut [S::Floats; T],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let index = sub * (32 / SUB) + half;
+        let starts = starts.cast::<i32>().add(if F::MIN { 0 } else { index * T });
+        let mut acc = if F::MIN { start::<S, T, true>(starts) } else { start::<S, T, false>(starts) };
+        let a = a.add(32 * T * sub + 16 * T * half);
+        let lanes = F::lanes::<S>(unit, sub, half);
+        if F::WIDE {
+            dot_half::<S, T, true>(&mut acc, lanes, a)
+        } else {
+            dot_half::<S, T, false>(&mut acc, lanes, a)
+        }
+        if SUB == 32 {
+            let (lanes, a) = (F::lanes::<S>(unit, sub, 1), a.add(16 * T));
+            if F::WIDE { dot_half::<S, T, true>(&mut acc, lanes, a) } else { dot_half::<S, T, false>(&mut acc, lanes, a) }
+        }
+        let scale = F::scale::<S>(unit, index);
+        for t in 0..T {
+            block[t] = S::fma(S::to_floats(acc[t]), scale, block[t]);
+        }
+    }
+}
+
+/// Adds minima times sums of one pair of sub-blocks.
+#[inline(always)]
+unsafe fn dot_pairs<S: Simd, const T: usize>(acc: &mut [S::Ints; T], minima: S::Ints, sums: *const u8) {
+    macro_rules! tokens {
+        ($($t:literal)*) => {$(
+            if $t < T {
+                // SAFETY: `$t < T`, the caller vouches for `4 T` bytes at `sums` and for the instruction set.
+                unsafe {
+                    let acc = acc.get_unchecked_mut($t);
+                    *acc = S::dot_i16::<{ 4 * $t }>(*acc, minima, sums);
+                }
+            }
+        )*};
+    }
+    tokens!(0 1 2 3 4 5 6 7 8 9 10 11);
+}
+
+/// Columns summed before they join the total of a float product: keeps the rounding error of long rows small.
+const FLOAT_RUN: usize = 128;
+
+/// `P` panels of a float format against `T` tokens; activations are `[column][token]` floats.
+///
+/// # Safety
+/// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
+#[inline(always)]
+pub(crate) unsafe fn float_tile<S: Simd, F: FloatPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let column_bytes = F::ELEMENT_BYTES * PANEL_ROWS;
+        let mut total: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
+        let mut from = 0;
+        while from < args.num_units {
+            let to = (from + FLOAT_RUN).min(args.num_units);
+            let mut run: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
+            for k in from..to {
+                let a = args.activations.cast::<f32>().add(k * T);
+                for p in 0..P {
+                    let column = args.panels.add(p * args.panel_stride + k * column_bytes);
+                    if FETCH {
+                        S::prefetch(column.wrapping_add(PREFETCH));
+                    }
+                    let w = F::column::<S>(column);
+                    for t in 0..T {
+                        run[p][t] = S::fma(w, S::splat(*a.add(t)), run[p][t]);
+                    }
+                }
+            }
+            for p in 0..P {
+                for t in 0..T {
+                    total[p][t] = S::add(total[p][t], run[p][t]);
+                }
+            }
+            from = to;
+        }
+        store::<S, P, T>(args, &total);
+    }
+}
+
+#[inline(always)]
+unsafe fn store<S: Simd, const P: usize, const T: usize>(args: &TileArgs, total: &[[S::Floats; T]; P]) {
+    // SAFETY: the caller vouches for the output and for the instruction set.
+    unsafe {
+        for (p, tokens) in total.iter().enumerate() {
+            for (t, row) in tokens.iter().enumerate() {
+                S::store(args.out.add(p * args.out_stride + t * PANEL_ROWS), *row);
+            }
+        }
+    }
+}
