@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hub;
 pub mod interrupt;
+pub mod loading;
 pub mod output;
 pub mod session;
 pub mod store;

@@ -56,6 +56,13 @@ pub struct Answer {
     pub usage: Usage,
 }
 
+impl Answer {
+    /// The user stopped it before its end.
+    pub fn was_stopped(&self) -> bool {
+        matches!(self.reason, None | Some(FinishReason::Cancelled))
+    }
+}
+
 /// Why there is no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use editor::TerminalEditor;
 pub use editor::Completions;
+use editor::TerminalEditor;
 
 /// Where messages come from.
 #[derive(Debug)]

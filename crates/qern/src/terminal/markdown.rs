@@ -263,12 +263,8 @@ impl Inline {
             return CODE.with(self.base);
         }
         let link = if self.url { LINK } else { Style::default() };
-        let emphasis = Style {
-            bold: self.bold.is_some(),
-            italic: self.italic.is_some(),
-            strike: self.strike,
-            ..Style::default()
-        };
+        let emphasis =
+            Style { bold: self.bold.is_some(), italic: self.italic.is_some(), strike: self.strike, ..Style::default() };
         emphasis.with(link).with(self.base)
     }
 

@@ -3,4 +3,5 @@
 pub mod answer;
 pub mod input;
 pub mod markdown;
+pub mod prefill;
 pub mod style;

@@ -32,8 +32,7 @@ pub enum Color {
 
 impl Style {
     /// No attribute at all.
-    pub const PLAIN: Style =
-        Style { bold: false, dim: false, italic: false, underline: false, strike: false, color: None };
+    pub const PLAIN: Style = Style { bold: false, dim: false, italic: false, underline: false, strike: false, color: None };
 
     /// Fainter text.
     pub const DIM: Style = Style { dim: true, ..Style::PLAIN };

@@ -48,12 +48,9 @@ mod tests {
 
     #[test]
     fn unfolding_keeps_the_text_and_drops_the_marks() {
-        for (entered, message) in [
-            ("a\\\nb", "a\nb"),
-            ("\"\"\"\na\n  b\n\"\"\"", "a\n  b"),
-            ("\"\"\"a\"\"\"", "a"),
-            ("plain\npaste", "plain\npaste"),
-        ] {
+        for (entered, message) in
+            [("a\\\nb", "a\nb"), ("\"\"\"\na\n  b\n\"\"\"", "a\n  b"), ("\"\"\"a\"\"\"", "a"), ("plain\npaste", "plain\npaste")]
+        {
             assert_eq!(unfold(entered), message, "{entered:?}");
         }
     }
