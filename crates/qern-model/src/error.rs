@@ -36,6 +36,40 @@ pub enum Error {
     /// The files of a model do not fit together: missing, superfluous or misshapen parts.
     #[error("checkpoint: {0}")]
     Checkpoint(String),
+    /// A tokenizer file that cannot be read exactly, or a text that its vocabulary cannot spell.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A chat template that does not compile, refuses the conversation, or costs too much.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The system prompt, the tools and the last turn alone are longer than the context.
+    #[error(
+        "the system prompt, the tools and the last turn need {needed} tokens but {available} are available; shorten them or \
+         allow a larger context"
+    )]
+    ContextTooSmall {
+        /// Tokens of the shortest prompt that windowing may make.
+        needed: usize,
+        /// Tokens that the prompt may have.
+        available: usize,
+    },
+    /// The conversation does not fit, and the caller asked for refusal instead of dropping turns.
+    #[error(
+        "the conversation has {prompt_tokens} tokens but {limit} are available; the oldest {dropped_turns} of {total_turns} turns \
+         ({dropped_tokens} tokens) would have to be dropped, which strict context forbids"
+    )]
+    StrictContext {
+        /// Tokens of the whole conversation.
+        prompt_tokens: usize,
+        /// Tokens that the prompt may have.
+        limit: usize,
+        /// Turns that would have been dropped.
+        dropped_turns: usize,
+        /// Turns of the conversation.
+        total_turns: usize,
+        /// Tokens that would have been dropped.
+        dropped_tokens: usize,
+    },
 }
 
 /// A result with this crate's error.

@@ -3,13 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod chat;
+pub mod checkpoint;
 pub mod config;
+pub mod context_window;
 pub mod error;
 pub mod generation;
 pub mod gguf;
 mod json;
 pub mod safetensors;
+pub mod template;
 pub mod tensor;
+pub mod tokenizer;
 pub mod vocabulary;
 
 pub use error::{Error, Result};
