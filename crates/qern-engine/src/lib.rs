@@ -6,13 +6,18 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod detokenizer;
 mod engine;
 mod error;
 mod event;
 mod model;
+mod pages;
+mod random;
 mod request;
+mod sampler;
 mod sampling;
 mod scheduler;
+mod stop;
 
 pub use engine::{Engine, EngineConfig, EngineHandle, RequestStream, Stats, Timeout};
 pub use error::Error;
@@ -20,4 +25,5 @@ pub use event::{BeamAnswer, Event, FinishReason, TokenLogprob, TopLogprob, Usage
 pub use model::{BoxError, LanguageModel, TokenText};
 pub use qern_model::batch::{BatchSequence, LogitsFor, PAGE_LEN, PageId, TokenId};
 pub use request::{BeamParams, EarlyStopping, GenerateRequest, Limits, ValidRequest};
+pub use sampler::{Sampler, SamplerContext, SamplerScratch};
 pub use sampling::{Sampling, SamplingParams};
