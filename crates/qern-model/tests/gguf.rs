@@ -78,10 +78,10 @@ fn broken_headers_are_refused() {
     check(&head(b"GGUF\x04\0\0\0"), "the version must be 2 or 3; given 4");
     check(&head(b"GGUF\0\0\0\x03"), "big-endian (version 3)");
     check(&head(b"GGUF\0\0\0\0"), "the version must be 2 or 3; given 0");
-    for count in [5, 1 << 20, 1 << 40, u64::MAX / 8, u64::MAX] {
+    for count in [1000, 1 << 20, 1 << 40, u64::MAX / 8, u64::MAX] {
         let claims = "must be at most";
-        check(&Gguf { num_tensors: Some(1000 + count), ..Gguf::default() }.bytes(), claims);
-        check(&Gguf { num_entries: Some(1000 + count), ..Gguf::default() }.bytes(), claims);
+        check(&Gguf { num_tensors: Some(count), ..Gguf::default() }.bytes(), claims);
+        check(&Gguf { num_entries: Some(count), ..Gguf::default() }.bytes(), claims);
     }
     // One more than there are: the reader runs into what follows.
     assert!(GgufFile::from_bytes(Gguf { num_tensors: Some(3), ..valid() }.bytes()).is_err());
