@@ -21,7 +21,7 @@ use crate::gguf::GgufFile;
 use crate::json::{self, Object};
 use crate::safetensors::SafetensorsFile;
 use crate::tensor::TensorView;
-use crate::vocabulary::TokenizerSource;
+use crate::vocabulary::{GgufVocabulary, TokenizerSource};
 
 /// The files of a model, opened and checked: every tensor that the configuration asks for is there, in a shape that fits and
 /// a format that the kernels read.
@@ -160,7 +160,7 @@ impl Checkpoint {
     /// What the tokenizer is built from. Copies it out of the files.
     pub fn tokenizer_source(&self) -> Result<TokenizerSource> {
         match &self.weights {
-            Weights::Gguf(file) => vocabulary::from_gguf(file).map(TokenizerSource::Gguf),
+            Weights::Gguf(file) => GgufVocabulary::from_gguf(file).map(TokenizerSource::Gguf),
             Weights::Safetensors { folder, .. } => vocabulary::from_folder(folder).map(TokenizerSource::Json),
         }
     }

@@ -34,7 +34,7 @@ pub struct GenerationDefaults {
 impl GenerationDefaults {
     /// From the files of a checkpoint folder, as far as they are there.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let read = |name: &str| Ok(json::read_object(&folder.join(name))?.unwrap_or_default());
+        let read = |name: &str| -> Result<_> { Ok(json::read_object(&folder.join(name))?.unwrap_or_default()) };
         let (generation, config, tokenizer) =
             (read("generation_config.json")?, read("config.json")?, read("tokenizer_config.json")?);
         Self::from_objects(Object(&generation), Object(&config), Object(&tokenizer))

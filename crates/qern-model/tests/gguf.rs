@@ -280,7 +280,7 @@ fn exercise(bytes: Vec<u8>) {
     let Ok(file) = GgufFile::from_bytes(bytes) else { return };
     for (_, value) in file.metadata().iter() {
         if let Value::Array(array) = value {
-            array.iter().for_each(|item| drop(item));
+            array.iter().for_each(drop);
         }
     }
     for info in file.tensors() {

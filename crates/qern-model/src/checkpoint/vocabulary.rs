@@ -12,52 +12,55 @@ use crate::vocabulary::{GgufVocabulary, JsonVocabulary, TokenizerConfig};
 /// More tokens than any vocabulary has.
 const MAX_TOKENS: usize = 1 << 24;
 
-pub(super) fn from_gguf(file: &GgufFile) -> Result<GgufVocabulary> {
-    let metadata = file.metadata();
-    let missing =
-        |key: &str| Error::Checkpoint(format!("`{key}` is missing: the file has no tokenizer; convert the model again"));
-    let model = metadata.str("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?.to_owned();
-    let tokens = metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
-    if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-        return Err(Error::Checkpoint(format!(
-            "`tokenizer.ggml.tokens` must have 1 to {MAX_TOKENS} tokens; it has {}",
-            tokens.len()
-        )));
-    }
-    let token_types = metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default();
-    let scores = metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default();
-    for (key, len) in [("token_type", token_types.len()), ("scores", scores.len())] {
-        if len != 0 && len != tokens.len() {
+impl GgufVocabulary {
+    /// The vocabulary of a GGUF file, copied out of it.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
+        let metadata = file.metadata();
+        let missing =
+            |key: &str| Error::Checkpoint(format!("`{key}` is missing: the file has no tokenizer; convert the model again"));
+        let model = metadata.str("tokenizer.ggml.model")?.ok_or_else(|| missing("tokenizer.ggml.model"))?.to_owned();
+        let tokens = metadata.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+        if tokens.is_empty() || tokens.len() > MAX_TOKENS {
             return Err(Error::Checkpoint(format!(
-                "`tokenizer.ggml.{key}` must have one value for each of the {} tokens; it has {len}",
+                "`tokenizer.ggml.tokens` must have 1 to {MAX_TOKENS} tokens; it has {}",
                 tokens.len()
             )));
         }
-    }
-    let token_id = |name: &str| {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        match metadata.token_id(&key)? {
-            Some(id) if id as usize >= tokens.len() => {
-                Err(Error::Checkpoint(format!("`{key}` must be below {}, the number of tokens; given {id}", tokens.len())))
+        let token_types = metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default();
+        let scores = metadata.f32s("tokenizer.ggml.scores")?.unwrap_or_default();
+        for (key, len) in [("token_type", token_types.len()), ("scores", scores.len())] {
+            if len != 0 && len != tokens.len() {
+                return Err(Error::Checkpoint(format!(
+                    "`tokenizer.ggml.{key}` must have one value for each of the {} tokens; it has {len}",
+                    tokens.len()
+                )));
             }
-            id => Ok(id),
         }
-    };
-    Ok(GgufVocabulary {
-        model,
-        pre: metadata.str("tokenizer.ggml.pre")?.map(str::to_owned),
-        token_types,
-        scores,
-        merges: metadata.strings("tokenizer.ggml.merges")?.unwrap_or_default(),
-        bos_token_id: token_id("bos")?,
-        eos_token_id: token_id("eos")?,
-        pad_token_id: token_id("padding")?,
-        unk_token_id: token_id("unknown")?,
-        add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
-        add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
-        add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
-        tokens,
-    })
+        let token_id = |name: &str| {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            match metadata.token_id(&key)? {
+                Some(id) if id as usize >= tokens.len() => {
+                    Err(Error::Checkpoint(format!("`{key}` must be below {}, the number of tokens; given {id}", tokens.len())))
+                }
+                id => Ok(id),
+            }
+        };
+        Ok(Self {
+            model,
+            pre: metadata.str("tokenizer.ggml.pre")?.map(str::to_owned),
+            token_types,
+            scores,
+            merges: metadata.strings("tokenizer.ggml.merges")?.unwrap_or_default(),
+            bos_token_id: token_id("bos")?,
+            eos_token_id: token_id("eos")?,
+            pad_token_id: token_id("padding")?,
+            unk_token_id: token_id("unknown")?,
+            add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
+            add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+            add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+            tokens,
+        })
+    }
 }
 
 pub(super) fn from_folder(folder: &Path) -> Result<JsonVocabulary> {
