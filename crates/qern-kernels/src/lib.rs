@@ -5,6 +5,7 @@
 //! was computed in or on the number of threads.
 
 mod arch;
+pub mod attention;
 pub mod cores;
 pub mod dequantize;
 mod disjoint;

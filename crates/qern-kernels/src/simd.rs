@@ -20,7 +20,7 @@ pub(crate) unsafe trait Simd: Copy + 'static {
 
     /// Most activation rows in one register tile.
     const MAX_TILE: usize;
-    /// Vectors that fit the registers of the instruction set.
+    /// Vectors that fit the registers of the instruction set; 0 where there are none.
     const NUM_REGISTERS: usize;
     /// Whether `dot_wide` reads its weights as signed (`w - 128`), as an instruction set without a saturation-free
     /// unsigned dot product must. Where false, the kernel starts its accumulator at `-128 * sum(a)` instead.
@@ -106,6 +106,10 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// Asks for the cache line at `p` (any address).
     unsafe fn prefetch(p: *const u8);
 
+    /// Runs a kernel in a function of its own that enables the instruction set. Where one job uses many small kernels, this keeps
+    /// them from being inlined into a single function that takes minutes to compile.
+    unsafe fn call<K: Kernel>(kernel: K);
+
     /// Reads `n` floats (at most 16); the other lanes are 0. For the tails of rows: slower than `load`.
     #[inline(always)]
     unsafe fn load_first(p: *const f32, n: usize) -> Self::Floats {
@@ -127,6 +131,13 @@ pub(crate) unsafe trait Simd: Copy + 'static {
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n.min(16));
         }
     }
+}
+
+/// A kernel as a value: its arguments, and its body for any instruction set. See [`Simd::call`].
+pub(crate) trait Kernel {
+    /// # Safety
+    /// The contract of [`Simd`], and the kernel's own. Implementations are `#[inline(always)]`.
+    unsafe fn run<S: Simd>(self);
 }
 
 /// Runs a kernel body under the active instruction set. `$body` is a generic `#[inline(always)] unsafe fn` with the

@@ -1,6 +1,6 @@
 //! `Simd` on AVX2 with FMA and F16C: two registers a vector.
 
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 use std::arch::x86_64::*;
 
 /// AVX2 with FMA and F16C.
@@ -47,6 +47,13 @@ unsafe impl Simd for Avx2 {
     const MAX_TILE: usize = 3;
     const NUM_REGISTERS: usize = 8;
     const WIDE_IS_SIGNED: bool = true;
+
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn call<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's promise; this function enables the instruction set.
+        unsafe { kernel.run::<Self>() }
+    }
 
     ops! {
         fn splat(x: f32) -> Pair<__m256> { [_mm256_set1_ps(x); 2] }

@@ -3,7 +3,7 @@
 //! The dot products are `asm!` so that their order is kept: left to itself, LLVM re-orders an unrolled tile into long
 //! dependent chains.
 
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -32,6 +32,13 @@ unsafe impl Simd for Avx512 {
     const MAX_TILE: usize = 12;
     const NUM_REGISTERS: usize = 32;
     const WIDE_IS_SIGNED: bool = false;
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    unsafe fn call<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's promise; this function enables the instruction set.
+        unsafe { kernel.run::<Self>() }
+    }
 
     ops! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }

@@ -1,6 +1,6 @@
 //! `Simd` in plain Rust: what the operations mean, and the fallback on machines without a vector implementation.
 
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -56,8 +56,14 @@ unsafe impl Simd for Scalar {
     type Ints = I;
     type Bytes = B;
     const MAX_TILE: usize = 4;
-    const NUM_REGISTERS: usize = 8;
+    const NUM_REGISTERS: usize = 0;
     const WIDE_IS_SIGNED: bool = false;
+
+    #[inline(never)]
+    unsafe fn call<K: Kernel>(kernel: K) {
+        // SAFETY: the caller's promise; this function enables the instruction set.
+        unsafe { kernel.run::<Self>() }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
