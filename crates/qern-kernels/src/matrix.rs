@@ -142,6 +142,18 @@ impl PackedMatrix {
         }
     }
 
+    /// Dequantizes several rows in parallel. `out` is `[rows.len(), cols]`.
+    pub fn dequantize_rows(&self, pool: &Pool, isa: Isa, rows: &[usize], out: &mut [f32]) {
+        assert_eq!(out.len(), rows.len() * self.cols, "the output must be [rows, cols]");
+        let out = Disjoint::new(out);
+        pool.for_chunks(rows.len(), 1, &|range| {
+            for i in range {
+                // SAFETY: rows of the output are disjoint.
+                self.dequantize_row(isa, rows[i], unsafe { out.part(i * self.cols..(i + 1) * self.cols) });
+            }
+        });
+    }
+
     fn copy_float_row(&self, panel: &[u8], r: usize, out: &mut [f32]) {
         let size = self.format.block_bytes();
         for (column, out) in panel.chunks_exact(size * PANEL_ROWS).zip(out) {

@@ -70,6 +70,12 @@ pub enum Error {
         /// Tokens that would have been dropped.
         dropped_tokens: usize,
     },
+    /// A batch that does not fit the model or its pages.
+    #[error("batch: {0}")]
+    Batch(String),
+    /// The machine has no memory left.
+    #[error(transparent)]
+    OutOfMemory(#[from] qern_kernels::memory::OutOfMemory),
 }
 
 /// A result with this crate's error.

@@ -10,11 +10,14 @@ pub mod context_window;
 pub mod error;
 pub mod generation;
 pub mod gguf;
+mod inputs;
 mod json;
 pub mod safetensors;
 pub mod template;
 pub mod tensor;
 pub mod tokenizer;
+pub mod transformer;
 pub mod vocabulary;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,174 @@
+//! The transformer against transformers' own computation of tiny checkpoints (`reference/tiny_models.py`), and against itself
+//! under other batches, chunks and threads.
+
+use qern_kernels::isa::Isa;
+use qern_kernels::kv::{KvFormat, KvPages};
+use qern_kernels::pool::Pool;
+use qern_model::batch::{BatchSequence, LogitsFor, PAGE_LEN, PageId};
+use qern_model::checkpoint::Checkpoint;
+use qern_model::transformer::{Scratch, Transformer};
+use qern_model::weights::Weights;
+use safetensors::SafeTensors;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn goldens(model: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../reference/goldens/models").join(model)
+}
+
+fn load(path: PathBuf, num_threads: usize, isa: Isa) -> Transformer {
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let pool = Arc::new(Pool::new(num_threads));
+    let weights = Weights::load(&checkpoint, &pool, &mut |_| {}).unwrap();
+    Transformer::new(checkpoint.config().clone(), weights, pool, isa).unwrap()
+}
+
+/// The tokens and tensors of a golden file.
+struct Golden {
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    fn read(model: &str, file: &str) -> Self {
+        Self { bytes: std::fs::read(goldens(model).join(file)).unwrap() }
+    }
+    fn tokens(&self) -> Vec<u32> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let data = tensors.tensor("input_ids").unwrap().data().to_vec();
+        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect()
+    }
+    fn floats(&self, name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+}
+
+fn kv(transformer: &Transformer, format: KvFormat, num_pages: usize) -> KvPages {
+    KvPages::new(transformer.kv_geometry(format), num_pages).unwrap()
+}
+
+/// The largest difference, relative to the largest expected value.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let size = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / size
+}
+
+/// Every layer and the logits. `bound`: 1e-4 in f32 with exact keys and values; f16 pages round those to 11 bits, which the
+/// layers carry on to a few times 2^-11.
+fn check(model: &str, file: &str, golden: &str, bound: f32) {
+    for isa in Isa::available() {
+        let transformer = load(goldens(model).join(file), 2, isa);
+        let golden = Golden::read(model, golden);
+        let tokens = golden.tokens();
+        let mut kv = kv(&transformer, KvFormat::F16, 1);
+        let (mut scratch, mut layers) = (Scratch::default(), vec![]);
+        let batch = [BatchSequence { tokens: &tokens, position: 0, pages: &[PageId(0)], logits: LogitsFor::All }];
+        let logits = transformer
+            .forward_observed(&batch, &mut kv, &mut scratch, Some(&mut |layer, x| layers.push((layer, x.to_vec()))))
+            .unwrap();
+        for (layer, hidden) in layers {
+            let error = difference(&hidden, &golden.floats(&format!("hidden.{layer}")));
+            assert!(error <= bound, "{model}/{file} on {isa}: hidden state {layer} differs by {error}");
+        }
+        let error = difference(logits, &golden.floats("logits"));
+        println!("{model}/{file} on {isa}: {error:e}");
+        assert!(error <= bound, "{model}/{file} on {isa}: logits differ by {error}");
+    }
+}
+
+/// f16 keys and values: 2^-11 relative each, a handful of layers.
+const F16_KV: f32 = 2e-3;
+
+#[test]
+fn tiny_checkpoints_agree_with_transformers() {
+    for model in [
+        "qwen3-tiny",
+        "qwen2-tiny",
+        "llama-tiny",
+        "llama-tied-tiny",
+        "mistral-tiny",
+        "qwen3-yarn-tiny",
+        "llama-dynamic-tiny",
+        "qwen3-sharded-tiny",
+        "qwen3-bf16-tiny",
+        "qwen3-f16-tiny",
+    ] {
+        check(model, "", "golden.safetensors", F16_KV);
+    }
+}
+
+#[test]
+fn gguf_files_agree_with_transformers() {
+    check("qwen3-tiny", "model.gguf", "golden.safetensors", F16_KV);
+    check("llama-tiny", "model.gguf", "golden.safetensors", F16_KV);
+    check("qwen3-tiny", "model-00001-of-00002.gguf", "golden.safetensors", F16_KV);
+}
+
+/// Logits of all tokens, computed in runs of `chunk` tokens.
+fn in_chunks(transformer: &Transformer, format: KvFormat, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let num_pages = tokens.len().div_ceil(PAGE_LEN);
+    // Pages out of order, as a busy pool gives them.
+    let pages: Vec<PageId> = (0..num_pages as u32).rev().map(PageId).collect();
+    let mut kv = kv(transformer, format, num_pages);
+    let (mut scratch, mut all, mut position) = (Scratch::default(), vec![], 0);
+    for run in tokens.chunks(chunk) {
+        let batch = [BatchSequence { tokens: run, position, pages: &pages, logits: LogitsFor::All }];
+        all.extend_from_slice(transformer.forward(&batch, &mut kv, &mut scratch).unwrap());
+        position += run.len();
+    }
+    all
+}
+
+#[test]
+fn logits_have_the_same_bits_for_any_chunking_and_number_of_threads() {
+    for model in ["qwen3-tiny", "mistral-tiny", "qwen2-tiny"] {
+        let tokens: Vec<u32> = (0..600u32).map(|i| (i * 7919 + i / 3) % 250).collect();
+        for format in [KvFormat::F16, KvFormat::Q8] {
+            let reference = in_chunks(&load(goldens(model), 1, Isa::active()), format, &tokens, tokens.len());
+            for threads in [1, 2] {
+                let transformer = load(goldens(model), threads, Isa::active());
+                for chunk in [1, 7, 64, 512] {
+                    let found = in_chunks(&transformer, format, &tokens, chunk);
+                    assert!(found == reference, "{model} {format:?}: chunks of {chunk} on {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn logits_have_the_same_bits_alone_and_among_fifteen_others() {
+    let transformer = load(goldens("qwen3-tiny"), 2, Isa::active());
+    let texts: Vec<Vec<u32>> = (0..16u32).map(|s| (0..20 + 9 * s).map(|i| (i * 31 + s * 17) % 250).collect()).collect();
+    let mut kv = kv(&transformer, KvFormat::F16, 16 * 3);
+    let pages: Vec<Vec<PageId>> = (0..16u32).map(|s| (3 * s..3 * s + 3).map(PageId).collect()).collect();
+    let mut scratch = Scratch::default();
+    let runs: Vec<_> = texts
+        .iter()
+        .zip(&pages)
+        .map(|(tokens, pages)| BatchSequence { tokens, position: 0, pages, logits: LogitsFor::Last })
+        .collect();
+    let together = transformer.forward(&runs, &mut kv, &mut scratch).unwrap().to_vec();
+    for (i, run) in runs.iter().enumerate() {
+        let alone = transformer.forward(std::slice::from_ref(run), &mut kv, &mut scratch).unwrap();
+        let vocab = alone.len();
+        assert!(alone == &together[i * vocab..(i + 1) * vocab], "sequence {i} of 16");
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_the_model_is_refused() {
+    let transformer = load(goldens("qwen3-tiny"), 1, Isa::active());
+    let mut kv = kv(&transformer, KvFormat::F16, 1);
+    let mut check = |tokens: &[u32], position, pages: &[PageId], message: &str| {
+        let batch = [BatchSequence { tokens, position, pages, logits: LogitsFor::Last }];
+        let error = transformer.forward(&batch, &mut kv, &mut Scratch::default()).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    };
+    check(&[1_000_000], 0, &[PageId(0)], "token ids must be below");
+    check(&[1], 64, &[PageId(0)], "65 positions need 2 pages; given 1");
+    check(&[1], 0, &[PageId(9)], "page ids must be below 1; given 9");
+    check(&[1], usize::MAX - 1, &[PageId(0)], "positions must stay below");
+}
