@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hub;
 pub mod interrupt;
+mod logging;
 pub mod loading;
 pub mod output;
 pub mod session;
@@ -27,5 +28,6 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return exit::usage(&usage),
     };
+    logging::start(&cli.command.log());
     exit::from_result(commands::run(&cli.command))
 }

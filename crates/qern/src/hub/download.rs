@@ -41,18 +41,17 @@ impl Client {
         }
         let listener = interrupt::listen();
         let folder = wanted.destination.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|source| HubError::File {
-            action: "create the folder",
-            path: folder.to_path_buf(),
-            source,
-        })?;
-        let lock = Lock::acquire(wanted.destination, progress, &listener)?;
+        let lock = Lock::acquire(wanted.destination, folder, progress, &listener)?;
         // Whoever held the lock may have finished the file.
-        if !wanted.destination.is_file() {
-            transfer::Transfer::new(self, wanted, progress, &listener)?.run()?;
-        }
+        let outcome = if wanted.destination.is_file() {
+            Ok(())
+        } else {
+            transfer::Transfer::new(self, wanted, progress, &listener).and_then(transfer::Transfer::run)
+        };
         lock.remove();
-        Ok(())
+        // A download that left nothing leaves no folder either.
+        let _ = fs::remove_dir(folder);
+        outcome
     }
 
     /// Runs a request until it is answered, fails for good, or has failed too often in a row.
@@ -114,15 +113,24 @@ struct Lock {
 }
 
 impl Lock {
-    fn acquire(destination: &Path, progress: Progress, listener: &interrupt::Listener) -> Result<Self, HubError> {
+    fn acquire(destination: &Path, folder: &Path, progress: Progress, listener: &interrupt::Listener) -> Result<Self, HubError> {
         let path = beside(destination, ".lock");
         let error = |source: io::Error| HubError::File { action: "lock", path: path.clone(), source };
-        let mut told = false;
+        let (mut told, mut vanished) = (false, 0);
         loop {
-            let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(error)?;
+            // Again in every round: a download beside this one that failed may have removed the empty folder.
+            let folder_error = |source| HubError::File { action: "create the folder", path: folder.to_path_buf(), source };
+            fs::create_dir_all(folder).map_err(folder_error)?;
+            let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound && vanished < 100 => {
+                    vanished += 1;
+                    continue;
+                }
+                opened => opened.map_err(error)?,
+            };
             match file.try_lock() {
-                // The holder may have removed the lock file after we opened it: then ours locks nothing.
-                Ok(()) if path.exists() || destination.is_file() => return Ok(Self { path, _file: file }),
+                Ok(()) if is_at(&file, &path) => return Ok(Self { path, _file: file }),
+                // The holder has removed the file that we opened: locking it locks nobody out.
                 Ok(()) => continue,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(source)) => return Err(error(source)),
@@ -138,8 +146,22 @@ impl Lock {
         }
     }
 
-    /// Removes the lock file, once its destination exists.
+    /// Removes the lock file while it is still locked, so that nobody else's is removed.
     fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Whether an open file is still the one that its path names.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |data: fs::Metadata| (data.dev(), data.ino());
+    matches!((file.metadata().map(id), path.metadata().map(id)), (Ok(open), Ok(named)) if open == named)
+}
+
+/// Whether an open file is still the one that its path names: here, open files are not removed.
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
 }

@@ -148,7 +148,7 @@ mod tests {
             ("./nothing/at/all.gguf", "no file or folder `./nothing/at/all.gguf`; nor is there a folder"),
             (near.as_str(), "did you mean"),
             ("", "empty"),
-            ("hf:../../etc", "must have the form owner/repo"),
+            ("hf:../../etc", "must not have a part"),
             ("hf:a/..", "must not have a part"),
             ("hf:a/b:../../c", "relative path"),
             ("hf:a/b@../c", "hub revision"),
