@@ -152,22 +152,24 @@ fn gather(params: &SamplingParams, row: &[f32], best: Candidate, candidates: &mu
     }
 }
 
-/// Top-p over the whole row without sorting it: the best few hundred, and more only if they do not reach `p`.
+/// Top-p over the whole row without sorting it: the best few hundred, and only if they do not reach `p` as many as it takes.
 fn nucleus(row: &[f32], best: Candidate, p: f32, candidates: &mut Vec<Candidate>, sums: &mut Vec<f64>) {
     let total = row::sum_exp(row, best.logit, 1.0);
-    let mut num_candidates = 256;
-    loop {
-        row::top_k(row, num_candidates, candidates);
-        sums.clear();
-        sums.extend(candidates.iter().map(|c| (f64::from(c.logit) - f64::from(best.logit)).exp() / total));
-        if let Some(keep) = truncation::reaching(sums, f64::from(p)) {
-            return candidates.truncate(keep);
-        }
-        if candidates.len() < num_candidates {
-            return;
-        }
-        num_candidates *= 16;
+    row::top_k(row, 256, candidates);
+    if !keep_nucleus(candidates, best, total, p, sums) {
+        let threshold = row::mass_threshold(row, best.logit, f64::from(p) * total, sums);
+        row::at_least(row, threshold, candidates);
+        keep_nucleus(candidates, best, total, p, sums);
     }
+}
+
+/// Cuts the candidates where they reach `p`; false if they do not.
+fn keep_nucleus(candidates: &mut Vec<Candidate>, best: Candidate, total: f64, p: f32, sums: &mut Vec<f64>) -> bool {
+    sums.clear();
+    sums.extend(candidates.iter().map(|c| (f64::from(c.logit) - f64::from(best.logit)).exp() / total));
+    let keep = truncation::reaching(sums, f64::from(p));
+    candidates.truncate(keep.unwrap_or(usize::MAX));
+    keep.is_some()
 }
 
 fn filter(params: &SamplingParams, candidates: &mut Vec<Candidate>, sums: &mut Vec<f64>, draws: &mut Draws) {

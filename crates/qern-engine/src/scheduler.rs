@@ -1,21 +1,168 @@
-//! Decides what runs in each step, and steps the model. First cut: refuses everything.
+//! Decides what each step computes and steps the model: `schedule -> forward -> sample -> commit`. First come, first served;
+//! decode rows first, then prefill chunks within the token budget; when pages run out the youngest request is set back.
+//! No threads, no channels in: `engine.rs` has those.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
 use crate::engine::RequestId;
-use crate::{EngineConfig, Error, Event, LanguageModel, Limits, Stats, TokenText, ValidRequest};
+use crate::group::{CommitContext, Group};
+use crate::pages::PagePool;
+use crate::sequence::Run;
+use crate::{BatchSequence, EngineConfig, Error, Event, LanguageModel, Limits, SamplerScratch, Stats, TokenText, ValidRequest};
 
 pub(crate) struct Scheduler<M> {
     model: M,
+    text: Arc<dyn TokenText>,
     config: EngineConfig,
+    pool: PagePool,
+    /// Requests that hold pages, oldest first.
+    running: Vec<Group>,
+    /// Requests that hold none, oldest first. All are younger than the running ones.
+    waiting: VecDeque<Group>,
+    scratch: SamplerScratch,
+    preemptions: u64,
+    steps: u64,
 }
 
 impl<M: LanguageModel> Scheduler<M> {
-    pub(crate) fn new(model: M, _text: Arc<dyn TokenText>, config: EngineConfig) -> Result<Self, Error> {
-        Ok(Self { model, config })
+    pub(crate) fn new(model: M, text: Arc<dyn TokenText>, config: EngineConfig) -> Result<Self, Error> {
+        if config.max_sequences == 0 {
+            return Err(Error::invalid("max_sequences", "be at least 1", 0));
+        }
+        if config.max_batch_tokens < config.max_sequences {
+            let rule = format!("be at least `max_sequences` ({})", config.max_sequences);
+            return Err(Error::invalid("max_batch_tokens", rule, config.max_batch_tokens));
+        }
+        let num_pages = model.num_pages();
+        if num_pages == 0 || u32::try_from(num_pages).is_err() {
+            return Err(Error::invalid("num_pages", "be 1 to 4294967295", num_pages));
+        }
+        if model.max_positions() < 2 {
+            return Err(Error::invalid("max_positions", "be at least 2", model.max_positions()));
+        }
+        Ok(Self {
+            model,
+            text,
+            config,
+            pool: PagePool::new(num_pages),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            scratch: SamplerScratch::default(),
+            preemptions: 0,
+            steps: 0,
+        })
     }
+
+    /// One step of everything that runs.
+    pub(crate) fn step(&mut self) {
+        self.admit();
+        let runs = self.schedule();
+        if !runs.is_empty() {
+            self.steps += 1;
+            let batch: Vec<_> = runs.iter().map(|run| self.running[run.group].sequences[run.sequence].batch(run)).collect();
+            match forward(&mut self.model, &batch) {
+                Ok(logits) => {
+                    let context = CommitContext {
+                        text: &*self.text,
+                        max_positions: logits.max_positions,
+                        pool: &mut self.pool,
+                        scratch: &mut self.scratch,
+                    };
+                    commit(&mut self.running, &runs, &logits, context);
+                }
+                Err(error) => runs.iter().for_each(|run| self.running[run.group].fail(&error, &mut self.pool)),
+            }
+        }
+        self.sweep();
+        debug_assert_eq!(self.check_integrity(), Ok(()));
+    }
+
+    /// Moves requests from the queue to the running ones, in order, while there are sequences and pages for them.
+    fn admit(&mut self) {
+        let mut num_sequences: usize = self.running.iter().map(Group::num_slots).sum();
+        let mut num_free = self.pool.num_free();
+        while let Some(next) = self.waiting.front() {
+            // Each running request gets a page to grow by, or it would set the new one back at once. Alone, it starts anyway.
+            let num_pages = next.pages_needed() + self.running.len();
+            let fits = num_sequences + next.num_slots() <= self.config.max_sequences && num_pages <= num_free;
+            if !fits && !self.running.is_empty() {
+                return;
+            }
+            num_sequences += next.num_slots();
+            num_free = num_free.saturating_sub(num_pages);
+            if let Some(mut group) = self.waiting.pop_front() {
+                group.start();
+                self.running.push(group);
+            }
+        }
+    }
+
+    /// Reserves pages for all that is pending, oldest first, and picks what this step computes.
+    fn schedule(&mut self) -> Vec<Run> {
+        let mut num_reserved = 0;
+        while num_reserved < self.running.len() {
+            match self.running[num_reserved].reserve(&mut self.pool, &mut self.model) {
+                Ok(()) => num_reserved += 1,
+                Err(_) if self.running.len() > 1 => self.preempt_youngest(),
+                Err(sequence) => {
+                    self.running[num_reserved].give_up(sequence, &mut self.pool);
+                    self.sweep();
+                }
+            }
+        }
+        let mut runs = Vec::new();
+        for (id, group) in self.running.iter().enumerate() {
+            group.decode_runs(id, &mut runs);
+        }
+        // `max_batch_tokens >= max_sequences` leaves at least one token to a sequence that does not decode.
+        let mut budget = self.config.max_batch_tokens.saturating_sub(runs.len());
+        for (id, group) in self.running.iter().enumerate() {
+            group.prefill_runs(id, &mut budget, &mut runs);
+        }
+        runs
+    }
+
+    fn preempt_youngest(&mut self) {
+        if let Some(mut group) = self.running.pop() {
+            tracing::debug!(request = group.id, "out of pages: set back to be computed again");
+            self.preemptions += 1;
+            group.preempt(&mut self.pool);
+            self.waiting.push_front(group);
+        }
+    }
+
+    pub(crate) fn submit(&mut self, id: RequestId, request: ValidRequest, events: Sender<Event>) {
+        self.waiting.push_back(Group::new(id, request, events, &*self.text));
+    }
+
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        let mut groups = self.running.iter_mut().chain(&mut self.waiting);
+        if let Some(group) = groups.find(|group| group.id == id) {
+            group.cancel(&mut self.pool);
+        }
+        self.sweep();
+    }
+
+    /// Drops what is finished; its pages are back already.
+    fn sweep(&mut self) {
+        self.running.iter_mut().for_each(Group::sweep);
+        self.running.retain(|group| !group.is_finished());
+        self.waiting.retain(|group| !group.is_finished());
+    }
+
+    pub(crate) fn cancel_all(&mut self) {
+        for mut group in self.running.drain(..).chain(self.waiting.drain(..)) {
+            group.cancel(&mut self.pool);
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             vocab_size: self.model.vocab_size(),
@@ -24,17 +171,59 @@ impl<M: LanguageModel> Scheduler<M> {
             max_sequences: self.config.max_sequences,
         }
     }
-    pub(crate) fn is_idle(&self) -> bool {
-        true
-    }
-    pub(crate) fn submit(&mut self, _id: RequestId, request: ValidRequest, events: Sender<Event>) {
-        _ = (request.prompt(), request.raw(), request.sampling());
-        _ = events.send(Event::Failed(Error::Stopped));
-    }
-    pub(crate) fn cancel(&mut self, _id: RequestId) {}
-    pub(crate) fn cancel_all(&mut self) {}
-    pub(crate) fn step(&mut self) {}
+
     pub(crate) fn stats(&self) -> Stats {
-        Stats::default()
+        Stats {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            free_pages: self.pool.num_free(),
+            num_pages: self.pool.num_pages(),
+            preemptions: self.preemptions,
+            steps: self.steps,
+        }
+    }
+
+    /// Checks that pages and tables agree; after every step of a debug build.
+    pub(crate) fn check_integrity(&self) -> Result<(), String> {
+        let groups = self.running.iter().chain(&self.waiting);
+        self.pool.check_integrity(groups.flat_map(|group| group.sequences.iter().map(|sequence| &sequence.table)))
+    }
+}
+
+/// The logits of one step.
+struct StepLogits<'a> {
+    /// `[rows, vocab]`
+    rows: &'a [f32],
+    vocab: usize,
+    max_positions: usize,
+}
+
+fn forward<'a>(model: &'a mut impl LanguageModel, batch: &[BatchSequence<'_>]) -> Result<StepLogits<'a>, Error> {
+    let (vocab, max_positions) = (model.vocab_size(), model.max_positions());
+    let expected = vocab * batch.iter().map(|run| run.logits.num_rows(run.tokens.len())).sum::<usize>();
+    let rows = model.forward(batch).map_err(|error| Error::Model(Arc::from(error)))?;
+    if rows.len() != expected {
+        return Err(Error::LogitsShape { expected, given: rows.len() });
+    }
+    Ok(StepLogits { rows, vocab, max_positions })
+}
+
+/// Hands each run its rows, and each beam search the rows of all its beams once they are complete.
+fn commit(running: &mut [Group], runs: &[Run], logits: &StepLogits<'_>, mut context: CommitContext<'_>) {
+    let vocab = logits.vocab;
+    let mut end = 0;
+    for run in runs {
+        let start = end;
+        end += vocab * run.logits.num_rows(run.num_tokens);
+        let group = &mut running[run.group];
+        if group.is_finished() {
+            continue;
+        }
+        group.commit(run, &logits.rows[start..end], vocab, &mut context);
+        if group.beams_complete(run) {
+            // The beams' runs of one row each stand side by side, this one last.
+            let num_rows = if end > start { run.sequence + 1 } else { 0 };
+            group.commit_beams(&logits.rows[end - num_rows * vocab..end], vocab, &mut context);
+        }
     }
 }

@@ -131,6 +131,25 @@ pub(crate) fn sum_exp(row: &[f32], max: f32, temperature: f32) -> f64 {
     row.chunks(BLOCK).map(|block| block_sum_exp(block, max, 1.0 / temperature)).sum()
 }
 
+/// A logit such that those of at least it have together a mass (sum of `exp(logit - max)`) of at least `mass`, and little more.
+pub(crate) fn mass_threshold(row: &[f32], max: f32, mass: f64, bins: &mut Vec<f64>) -> f32 {
+    const BINS_PER_NAT: f32 = 16.0;
+    bins.clear();
+    bins.resize((88.0 * BINS_PER_NAT) as usize, 0.0);
+    for &logit in row {
+        if let Some(bin) = bins.get_mut(((max - logit) * BINS_PER_NAT) as usize) {
+            *bin += f64::from(exp_nonpositive(logit - max));
+        }
+    }
+    let mut sum = 0.0;
+    let last = bins.iter().position(|bin| {
+        sum += bin;
+        sum >= mass
+    });
+    // The slack covers the rounding of the division into bins.
+    last.map_or(f32::NEG_INFINITY, |last| max - (last + 1) as f32 / BINS_PER_NAT - 1e-3)
+}
+
 /// Draws from the softmax of the whole row at a temperature, without copying it. `uniform` is in [0, 1).
 pub(crate) fn draw(row: &[f32], max: f32, temperature: f32, uniform: f64, sums: &mut Vec<f64>) -> TokenId {
     let scale = 1.0 / temperature;
@@ -245,6 +264,20 @@ mod tests {
             assert!(weights[token] > 0.0);
         }
         assert_eq!(draw(&row, 6.0, 0.5, 1.0, &mut Vec::new()), 2999);
+    }
+
+    #[test]
+    fn a_mass_threshold_keeps_enough_and_little_more() {
+        let row: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 5000) as f32 / 1000.0).collect();
+        let mass = |threshold: f32| -> f64 {
+            row.iter().filter(|&&logit| logit >= threshold).map(|&logit| f64::from(logit - 4.999).exp()).sum()
+        };
+        for share in [0.01, 0.5, 0.9, 0.999] {
+            let wanted = share * mass(-INF);
+            let kept = mass(mass_threshold(&row, 4.999, wanted, &mut Vec::new()));
+            assert!(kept >= wanted && kept <= wanted + 0.08 * mass(-INF), "{share}: {kept} of {wanted}");
+        }
+        assert_eq!(mass_threshold(&row, 4.999, 1e9, &mut Vec::new()), -INF);
     }
 
     proptest! {

@@ -260,3 +260,14 @@ fn all_logits_equal_takes_the_lowest_id_when_greedy_and_any_when_not() {
         (0..50).map(|seed| sample_at(SamplingParams::default(), &[0.5; 1000], seed)).collect();
     assert!(tokens.len() > 40);
 }
+
+#[test]
+fn top_p_over_a_wide_flat_row_equals_its_naive_definition() {
+    // Far more than the few hundred candidates that are tried first.
+    let logits: Vec<f32> = (0..3000).map(|id| ((id * 7919) % 3001) as f32 / 1500.0).collect();
+    for (seed, top_p) in [(1, 0.5), (2, 0.9), (3, 0.99), (4, 0.05)] {
+        let params = SamplingParams { top_p, min_p: 0.01, ..SamplingParams::default() };
+        let (near, _) = expected(&params, &logits, seed);
+        assert!(near.contains(&sample_at(params, &logits, seed)), "top-p {top_p}");
+    }
+}

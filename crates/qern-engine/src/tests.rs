@@ -1,0 +1,8 @@
+//! The engine over a toy model whose answers are known: no request may notice another, nor how it was computed.
+
+mod answers;
+mod beam;
+mod independence;
+mod soak;
+mod thread;
+pub(crate) mod toy;
