@@ -277,6 +277,8 @@ fn gguf_metadata_that_cannot_be_run_is_refused() {
     check(llama().u32("llama.expert_count", 8), "mixtures of experts are not supported");
     check(llama().u32("llama.attention.value_length", 8), "attention.value_length must equal the key length 16; given 8");
     check(llama().bool("llama.attention.causal", false), "attention must be causal");
+    check(llama().f32("llama.logit_scale", 0.5), "`llama.logit_scale` must be 0; given 0.5, which is not supported");
+    check(llama().f32("llama.rope.scaling.yarn_ext_factor", 0.0), "yarn_ext_factor` must be 1; given 0, which is not supported");
     check(llama().str("llama.rope.scaling.type", "longrope"), "rope scaling of type `longrope` is not supported");
     check(llama().str("llama.rope.freq_base", "x"), "`llama.rope.freq_base` must be a number; it is the string `x`");
     check(llama().f32("llama.rope.freq_base", f32::NAN), "rope_theta must be a number above 1; given NaN");

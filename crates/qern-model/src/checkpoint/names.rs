@@ -1,7 +1,7 @@
 //! The names of tensors: the checkpoint's (Hugging Face) on the left, GGUF's on the right, and the shapes that a
 //! configuration asks of them. One table for weights, biases and adapters alike.
 
-use crate::config::{Architecture, ModelConfig};
+use crate::config::ModelConfig;
 
 /// Modules that exist once.
 const MODEL: [(&str, &str); 3] = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
@@ -92,6 +92,5 @@ pub(super) fn is_harmless(name: &str, config: &ModelConfig) -> bool {
     // Tables that are computed from the configuration, the copy of a tied embedding, and GGUF's factors, read with it.
     let computed = name.ends_with(".rotary_emb.inv_freq") || name == "rope_freqs.weight";
     let tied_copy = name == "lm_head.weight" && config.tied_embeddings;
-    // Some old converters wrote a zero bias where the family has none at all.
-    computed || tied_copy || (name.ends_with(".masked_bias") && config.architecture == Architecture::Llama)
+    computed || tied_copy
 }

@@ -166,8 +166,20 @@ impl<'a> Keys<'a> {
         rule(self.metadata.get(&self.key("attention.causal")) != Some(Value::Bool(false)), || {
             "attention must be causal; the file is of an encoder".into()
         })?;
-        for name in ["attention.clamp_kqv", "attention.max_alibi_bias", "logit_scale", "residual_scale", "embedding_scale"] {
-            rule(self.f32(name)?.is_none_or(|value| value == 0.0), || format!("`{}` is not supported", self.key(name)))?;
+        // (key, the value that changes nothing)
+        let neutral = [
+            ("attention.clamp_kqv", 0.0),
+            ("attention.max_alibi_bias", 0.0),
+            ("logit_scale", 0.0),
+            ("residual_scale", 0.0),
+            ("embedding_scale", 0.0),
+            ("rope.scaling.yarn_log_multiplier", 0.0),
+            ("rope.scaling.yarn_ext_factor", 1.0),
+            ("rope.scaling.yarn_attn_factor", 1.0),
+        ];
+        for (name, neutral) in neutral {
+            let value = self.f32(name)?.unwrap_or(neutral);
+            rule(value == neutral, || format!("`{}` must be {neutral}; given {value}, which is not supported", self.key(name)))?;
         }
         Ok(())
     }
