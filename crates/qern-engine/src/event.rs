@@ -14,7 +14,7 @@ pub enum Event {
         /// Seconds spent in the queue.
         queued_seconds: f64,
     },
-    /// Part of the prompt has been computed; for progress display. Not sent for a prompt that fits one step.
+    /// Part of the prompt has been computed; for progress display. A short prompt may send none.
     Prefilling {
         /// Tokens computed.
         computed: usize,
