@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use qern_engine::{EngineHandle, Error, Event, FinishReason, RequestStream, Timeout, TokenId, TokenLogprob, Usage, ValidRequest};
+use qern_engine::{EngineHandle, Error, Event, FinishReason, RequestStream, TokenId, TokenLogprob, Usage, ValidRequest};
 
 /// How often a wish to stop is looked for while the engine is silent.
 const POLL: Duration = Duration::from_millis(30);
@@ -116,9 +116,8 @@ fn next_event(stream: &mut RequestStream, outcome: &mut Outcome, follower: &mut 
             outcome.stopped = true;
             stream.cancel();
         }
-        match stream.next_timeout(POLL) {
-            Ok(event) => return event,
-            Err(Timeout) => {}
+        if let Ok(event) = stream.next_timeout(POLL) {
+            return event;
         }
     }
 }

@@ -142,7 +142,6 @@ mod tests {
             prefill_seconds: 0.5,
             decode_seconds: 2.0,
             time_to_first_token: Some(0.51),
-            ..Usage::default()
         };
         stats.add(usage, Some(FinishReason::Stop));
         stats.add(usage, Some(FinishReason::Length));
