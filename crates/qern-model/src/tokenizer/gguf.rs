@@ -136,7 +136,11 @@ fn read_sentencepiece(vocabulary: &GgufVocabulary) -> Result<Parts> {
     let (vocab, added) = vocab_of(vocabulary, true)?;
     let merges = merges_of_scores(vocabulary, &vocab)?;
     let unk = vocabulary.unk_token_id.and_then(|id| vocabulary.tokens.get(id as usize)).filter(|text| vocab.contains_key(*text));
+    let mut steps = vec![Step::Replace { from: " ".into(), to: METASPACE.into() }];
     let prepend = if vocabulary.add_space_prefix.unwrap_or(true) { Prepend::Always } else { Prepend::Never };
+    if prepend == Prepend::Always {
+        steps.insert(0, Step::Prepend(METASPACE.into()));
+    }
     // Where no token has a `▁` after anything else, no merge crosses the place before a `▁` that begins a word.
     let is_safe = vocab.contains_key(METASPACE.encode_utf8(&mut [0; 4])) && !vocab.keys().any(|token| has_inner_metaspace(token));
     let splits = if !is_safe {
@@ -154,8 +158,8 @@ fn read_sentencepiece(vocabulary: &GgufVocabulary) -> Result<Parts> {
             ignore_merges: false,
         })?,
         added,
-        normalizer: Normalizer::default(),
-        pretokenizer: PreTokenizer { spelling: Spelling::Metaspace { prepend, split: false, replace: true }, splits },
+        normalizer: Normalizer(steps),
+        pretokenizer: PreTokenizer { spelling: Spelling::Metaspace { prepend, split: false, replace: false }, splits },
         bos: vocabulary.bos_token_id,
         eos: vocabulary.eos_token_id,
         pad: vocabulary.pad_token_id,

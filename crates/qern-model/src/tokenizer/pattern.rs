@@ -78,7 +78,10 @@ pub fn compile<S: AsRef<str>>(patterns: &[S]) -> Result<Regex> {
     let config = meta::Config::new().nfa_size_limit(Some(MAX_AUTOMATON_BYTES)).hybrid_cache_capacity(2 << 20);
     let patterns: Vec<&str> = patterns.iter().map(AsRef::as_ref).collect();
     meta::Builder::new().configure(config).build_many(&patterns).map_err(|cause| {
-        let cause = cause.syntax_error().map_or_else(|| cause.to_string(), |syntax| syntax.to_string());
+        if cause.size_limit().is_some() {
+            return error(format!("a splitting pattern must compile to at most {MAX_AUTOMATON_BYTES} bytes; one has more"));
+        }
+        let cause = cause.syntax_error().map_or_else(|| cause.to_string(), |syntax| shorten(&syntax.to_string()));
         error(format!("a splitting pattern must be a regular expression without look-around or back-references: {cause}"))
     })
 }
