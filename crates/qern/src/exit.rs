@@ -46,7 +46,7 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 pub fn report(error: &anyhow::Error) {
     let mut stderr = io::stderr().lock();
     let (red, plain) = if crate::output::stderr_has_colour() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let _ = if error.is::<Interrupted>() { writeln!(stderr, "{error}") } else { writeln!(stderr, "{red}error:{plain} {error}") };
+    let _ = if status(error) == INTERRUPTED { writeln!(stderr, "{error}") } else { writeln!(stderr, "{red}error:{plain} {error}") };
     let mut said = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
@@ -83,6 +83,7 @@ mod tests {
         let usage: anyhow::Result<()> = Err(UsageError("bad".into()).into());
         assert_eq!(status(&usage.context("while reading").unwrap_err()), USAGE);
         assert_eq!(status(&Interrupted("stopped".into()).into()), INTERRUPTED);
+        assert_eq!(status(&crate::hub::HubError::from(Interrupted("stopped".into())).into()), INTERRUPTED);
         assert_eq!(status(&anyhow::anyhow!("other")), FAILED);
     }
 

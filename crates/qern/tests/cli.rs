@@ -7,7 +7,8 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use support::stand_in::{Reply, StandIn, labelled};
+use std::time::{Duration, Instant};
+use support::stand_in::{Reply, StandIn, file, labelled};
 use tempfile::TempDir;
 
 /// The program with a home of its own and nothing else of the caller's environment that matters.
@@ -263,6 +264,44 @@ fn the_default_model_is_never_taken_from_a_source_that_lies() {
         assert!(stderr.contains(words) && stderr.contains("the hub offers 5"), "{stderr}");
         assert_eq!(files_below(&home.path().join("models")), Vec::<String>::new());
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_came_and_the_same_command_goes_on() {
+    let content: Vec<u8> = (0..600_000_u32).map(|i| (i % 251) as u8).collect();
+    let expected = content.clone();
+    let hub = StandIn::start(move |request, before| {
+        if request.path.starts_with("/api/") {
+            return Reply::body(r#"{"sha": "c0ffee", "siblings": [{"rfilename": "m.gguf"}]}"#);
+        }
+        let reply = file(&content, request);
+        if before == 1 { reply.drip(Duration::from_millis(500)) } else { reply }
+    });
+    let home = home();
+    let mut pull = qern(&home);
+    pull.args(["pull", "hf:o/r:m.gguf"]).env("HF_ENDPOINT", hub.url()).stderr(Stdio::piped()).stdout(Stdio::piped());
+    let child = pull.spawn().unwrap();
+    let (path, part) = (home.path().join("models/hub/o/r/m.gguf"), home.path().join("models/hub/o/r/m.gguf.part"));
+    let started = Instant::now();
+    while part.metadata().map_or(0, |data| data.len()) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "nothing arrives");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("are kept, the same command continues there"), "{stderr}");
+    assert!(part.exists() && !path.exists());
+    let listed = json(&home, "list --json --local");
+    assert_eq!(
+        (listed["models"][0]["name"].as_str(), listed["models"][0]["complete"].as_bool()),
+        (Some("hf:o/r:m.gguf"), Some(false))
+    );
+    assert!(pull.output().unwrap().status.success());
+    assert_eq!(fs::read(path).unwrap(), expected);
+    assert!(hub.starts().last().unwrap().is_some_and(|start| start > 0));
 }
 
 /// Every file below a folder.

@@ -10,26 +10,26 @@ use std::str::FromStr;
 #[command(next_help_heading = "Sampling (defaults: the model's own recommendation)")]
 pub struct SamplingArgs {
     /// Randomness: 0 always takes the likeliest token, 1 samples as the model predicts
-    #[arg(long, value_name = "T", value_parser = number::<f32, 0, 100>)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = number::<f32, 0, 100>)]
     pub temperature: Option<f32>,
     /// Only the K likeliest tokens; 0 for all
     #[arg(long, value_name = "K")]
     pub top_k: Option<u32>,
     /// Only the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub top_p: Option<f32>,
     /// Only tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub min_p: Option<f32>,
     /// Only the most typical tokens that together have probability P
-    #[arg(long, value_name = "P", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub typical_p: Option<f32>,
     /// Seed of the random choices: the same seed gives the same text [default: drawn anew]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
     /// Divide the logits of tokens already used; 1 is off
-    #[arg(long, value_name = "X", value_parser = number::<f32, 0, 100>)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number::<f32, 0, 100>)]
     pub repetition_penalty: Option<f32>,
     /// Subtract this from the logits of tokens already used; negative values encourage them
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number::<f32, -2, 2>)]
@@ -42,10 +42,10 @@ pub struct SamplingArgs {
     pub penalty_window: Option<u32>,
 
     /// DRY: strength of the penalty on repeating whole passages; 0 is off
-    #[arg(long, value_name = "X", value_parser = number::<f32, 0, 100>)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number::<f32, 0, 100>)]
     pub dry_multiplier: Option<f32>,
     /// DRY: how fast the penalty grows with the length of the repeated passage
-    #[arg(long, value_name = "X", value_parser = number::<f32, 1, 100>)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number::<f32, 1, 100>)]
     pub dry_base: Option<f32>,
     /// DRY: repeats up to this long are free
     #[arg(long, value_name = "TOKENS")]
@@ -58,20 +58,20 @@ pub struct SamplingArgs {
     pub dry_breaker: Vec<String>,
 
     /// XTC: how often the likeliest tokens are left out; 0 is off
-    #[arg(long, value_name = "P", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub xtc_probability: Option<f32>,
     /// XTC: tokens at least this likely may be left out, all but the least likely of them
-    #[arg(long, value_name = "P", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub xtc_threshold: Option<f32>,
 
     /// Mirostat 2: keep the surprise of each token near a target, in place of top-k, top-p, min-p and typical-p
     #[arg(long, conflicts_with_all = ["top_k", "top_p", "min_p", "typical_p"])]
     pub mirostat: bool,
     /// Mirostat 2: the target surprise in bits
-    #[arg(long, value_name = "BITS", requires = "mirostat", value_parser = number::<f32, 0, 100>)]
+    #[arg(long, value_name = "BITS", requires = "mirostat", allow_negative_numbers = true, value_parser = number::<f32, 0, 100>)]
     pub mirostat_tau: Option<f32>,
     /// Mirostat 2: how fast it adapts
-    #[arg(long, value_name = "X", requires = "mirostat", value_parser = number::<f32, 0, 1>)]
+    #[arg(long, value_name = "X", requires = "mirostat", allow_negative_numbers = true, value_parser = number::<f32, 0, 1>)]
     pub mirostat_eta: Option<f32>,
 
     /// Add BIAS to the logit of token ID (may be given again); -100 forbids, 100 forces
@@ -103,8 +103,8 @@ pub struct SamplingArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub beams: Option<u32>,
     /// Beam search: scores are divided by length to this power; above 1 prefers longer answers
-    #[arg(long, value_name = "X", help_heading = "Answers", requires = "beams", allow_negative_numbers = true)]
-    #[arg(value_parser = number::<f32, -10, 10>)]
+    #[arg(long, value_name = "X", help_heading = "Answers", requires = "beams")]
+    #[arg(allow_negative_numbers = true, value_parser = number::<f32, -10, 10>)]
     pub length_penalty: Option<f32>,
 }
 

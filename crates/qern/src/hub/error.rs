@@ -138,7 +138,7 @@ pub enum HubError {
         value: String,
     },
     /// Ctrl-C.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] crate::exit::Interrupted),
     /// A name that breaks a rule.
     #[error(transparent)]

@@ -158,7 +158,7 @@ fn find_in(folder: &Path, repo: &RepoName, file: Option<&str>) -> Option<PathBuf
         return Some(folder.to_path_buf());
     }
     if let Some(path) = file.map(|file| folder.join(file)).filter(|path| path.is_file())
-        && !path.extension().is_some_and(|extension| extension == "gguf")
+        && path.extension().is_none_or(|extension| extension != "gguf")
     {
         return Some(path);
     }

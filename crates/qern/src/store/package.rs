@@ -106,7 +106,7 @@ fn download(requirement: &str, folder: &Path, listener: &Listener, progress: Pro
 fn last_words(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().rfind(|line| line.starts_with("ERROR")).or_else(|| lines().last()).unwrap_or("it does not say why");
+    let line = lines().rfind(|line| line.starts_with("ERROR")).or_else(|| lines().next_back()).unwrap_or("it does not say why");
     line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
