@@ -1,8 +1,8 @@
-//! The memory of keys and values: pages of 64 positions, for all layers, in half floats or 8 bits. Which page belongs to
+//! The memory of keys and values: pages of 64 positions, for all layers, in floats, half floats or 8 bits. Which page belongs to
 //! whom is decided elsewhere; what is read from them is in `attention`.
 //!
 //! A page holds, layer by layer and head by head, one block:
-//! - F16: keys `[head_dim, 64]` and values `[64, head_dim]`, half floats.
+//! - F32, F16: keys `[head_dim, 64]` and values `[64, head_dim]`, floats or half floats.
 //! - Q8: the same as signed bytes, then the scales of the keys `[64]` and of the values `[64]`, f32: a key or value is its
 //!   bytes times its scale.
 //!
@@ -22,6 +22,8 @@ pub const PAGE_LEN: usize = 64;
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvFormat {
+    /// Floats as they are: for comparisons with references.
+    F32,
     /// Half floats; values beyond 65504 are stored as 65504.
     F16,
     /// Signed bytes with one f32 scale for each key and each value (of one position and head).
@@ -50,6 +52,7 @@ impl KvGeometry {
     /// Bytes of the keys (or of the values) of one block, without scales.
     fn half_bytes(&self) -> usize {
         let element = match self.format {
+            KvFormat::F32 => 4,
             KvFormat::F16 => 2,
             KvFormat::Q8 => 1,
         };
@@ -58,7 +61,7 @@ impl KvGeometry {
 
     fn block_bytes(&self) -> usize {
         let scales = match self.format {
-            KvFormat::F16 => 0,
+            KvFormat::F32 | KvFormat::F16 => 0,
             KvFormat::Q8 => 2 * PAGE_LEN * size_of::<f32>(),
         };
         self.half_bytes().saturating_mul(2).saturating_add(scales)
@@ -166,6 +169,8 @@ impl KvPages {
             for item in items {
                 let (target, kv_head) = (&target, item / 2);
                 match (item % 2, format) {
+                    (0, KvFormat::F32) => dispatch!(isa, keys_f32 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
+                    (_, KvFormat::F32) => dispatch!(isa, values_f32 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
                     (0, KvFormat::F16) => dispatch!(isa, keys_f16 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
                     (0, KvFormat::Q8) => dispatch!(isa, keys_q8 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
                     (_, KvFormat::F16) => dispatch!(isa, values_f16 [] (target: &Target, kv_head: usize, rows: &KvRows<'_>)),
@@ -257,6 +262,23 @@ macro_rules! each_row {
             token += 1;
         }
     };
+}
+
+#[inline(always)]
+unsafe fn keys_f32<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.k, |x, block, offset, dim| {
+        let keys = block.keys.cast_mut().cast::<f32>().add(offset);
+        for d in 0..dim {
+            keys.add(d * PAGE_LEN).write(*x.add(d));
+        }
+    });
+}
+
+#[inline(always)]
+unsafe fn values_f32<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
+    each_row!(target, kv_head, rows.v, |x, block, offset, dim| {
+        x.copy_to_nonoverlapping(block.values.cast_mut().cast::<f32>().add(offset * dim), dim);
+    });
 }
 
 #[inline(always)]

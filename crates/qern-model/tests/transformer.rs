@@ -55,14 +55,19 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / size
 }
 
-/// Every layer and the logits. `bound`: 1e-4 in f32 with exact keys and values; f16 pages round those to 11 bits, which the
-/// layers carry on to a few times 2^-11.
-fn check(model: &str, file: &str, golden: &str, bound: f32) {
+/// Every layer and the logits agree within 1e-4 with exact keys and values. Pages of half floats round those to 11 bits, and
+/// a few layers carry that on to some times 2^-11.
+fn check(model: &str, file: &str) {
+    check_with(model, file, KvFormat::F32, 1e-4);
+    check_with(model, file, KvFormat::F16, 5e-3);
+}
+
+fn check_with(model: &str, file: &str, format: KvFormat, bound: f32) {
     for isa in Isa::available() {
         let transformer = load(goldens(model).join(file), 2, isa);
-        let golden = Golden::read(model, golden);
+        let golden = Golden::read(model, "golden.safetensors");
         let tokens = golden.tokens();
-        let mut kv = kv(&transformer, KvFormat::F16, 1);
+        let mut kv = kv(&transformer, format, 1);
         let (mut scratch, mut layers) = (Scratch::default(), vec![]);
         let batch = [BatchSequence { tokens: &tokens, position: 0, pages: &[PageId(0)], logits: LogitsFor::All }];
         let logits = transformer
@@ -73,13 +78,10 @@ fn check(model: &str, file: &str, golden: &str, bound: f32) {
             assert!(error <= bound, "{model}/{file} on {isa}: hidden state {layer} differs by {error}");
         }
         let error = difference(logits, &golden.floats("logits"));
-        println!("{model}/{file} on {isa}: {error:e}");
+        println!("{model}/{file} {format:?} on {isa}: {error:e}");
         assert!(error <= bound, "{model}/{file} on {isa}: logits differ by {error}");
     }
 }
-
-/// f16 keys and values: 2^-11 relative each, a handful of layers.
-const F16_KV: f32 = 2e-3;
 
 #[test]
 fn tiny_checkpoints_agree_with_transformers() {
@@ -95,15 +97,15 @@ fn tiny_checkpoints_agree_with_transformers() {
         "qwen3-bf16-tiny",
         "qwen3-f16-tiny",
     ] {
-        check(model, "", "golden.safetensors", F16_KV);
+        check(model, "");
     }
 }
 
 #[test]
 fn gguf_files_agree_with_transformers() {
-    check("qwen3-tiny", "model.gguf", "golden.safetensors", F16_KV);
-    check("llama-tiny", "model.gguf", "golden.safetensors", F16_KV);
-    check("qwen3-tiny", "model-00001-of-00002.gguf", "golden.safetensors", F16_KV);
+    check("qwen3-tiny", "model.gguf");
+    check("llama-tiny", "model.gguf");
+    check("qwen3-tiny", "model-00001-of-00002.gguf");
 }
 
 /// Logits of all tokens, computed in runs of `chunk` tokens.
@@ -124,12 +126,12 @@ fn in_chunks(transformer: &Transformer, format: KvFormat, tokens: &[u32], chunk:
 #[test]
 fn logits_have_the_same_bits_for_any_chunking_and_number_of_threads() {
     for model in ["qwen3-tiny", "mistral-tiny", "qwen2-tiny"] {
-        let tokens: Vec<u32> = (0..600u32).map(|i| (i * 7919 + i / 3) % 250).collect();
+        let tokens: Vec<u32> = (0..128u32).map(|i| (i * 7919 + i / 3) % 250).collect();
         for format in [KvFormat::F16, KvFormat::Q8] {
             let reference = in_chunks(&load(goldens(model), 1, Isa::active()), format, &tokens, tokens.len());
             for threads in [1, 2] {
                 let transformer = load(goldens(model), threads, Isa::active());
-                for chunk in [1, 7, 64, 512] {
+                for chunk in [1, 7, 64, 100] {
                     let found = in_chunks(&transformer, format, &tokens, chunk);
                     assert!(found == reference, "{model} {format:?}: chunks of {chunk} on {threads} threads");
                 }
@@ -141,9 +143,9 @@ fn logits_have_the_same_bits_for_any_chunking_and_number_of_threads() {
 #[test]
 fn logits_have_the_same_bits_alone_and_among_fifteen_others() {
     let transformer = load(goldens("qwen3-tiny"), 2, Isa::active());
-    let texts: Vec<Vec<u32>> = (0..16u32).map(|s| (0..20 + 9 * s).map(|i| (i * 31 + s * 17) % 250).collect()).collect();
-    let mut kv = kv(&transformer, KvFormat::F16, 16 * 3);
-    let pages: Vec<Vec<PageId>> = (0..16u32).map(|s| (3 * s..3 * s + 3).map(PageId).collect()).collect();
+    let texts: Vec<Vec<u32>> = (0..16u32).map(|s| (0..8 + 7 * s).map(|i| (i * 31 + s * 17) % 250).collect()).collect();
+    let mut kv = kv(&transformer, KvFormat::F16, 16 * 2);
+    let pages: Vec<Vec<PageId>> = (0..16u32).map(|s| (2 * s..2 * s + 2).map(PageId).collect()).collect();
     let mut scratch = Scratch::default();
     let runs: Vec<_> = texts
         .iter()

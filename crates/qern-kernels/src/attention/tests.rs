@@ -95,6 +95,7 @@ impl Stored {
     /// Key or value of a position and head as stored: rounded to the format.
     fn rounded(&self, x: &[f32]) -> Vec<f64> {
         match self.pages.geometry().format {
+            KvFormat::F32 => x.iter().map(|&x| f64::from(x)).collect(),
             KvFormat::F16 => x.iter().map(|&x| f64::from(f16::from_f32(x).to_f32())).collect(),
             KvFormat::Q8 => {
                 let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -164,7 +165,7 @@ fn check(shape: Shape, len: usize, window: Option<usize>) {
     }
 }
 
-const FORMATS: [KvFormat; 2] = [KvFormat::F16, KvFormat::Q8];
+const FORMATS: [KvFormat; 3] = [KvFormat::F32, KvFormat::F16, KvFormat::Q8];
 
 #[test]
 fn every_shape_matches_softmax_in_f64_with_equal_bits_on_every_isa() {

@@ -20,6 +20,7 @@ pub(super) unsafe fn run_job<S: Simd>(call: &Call<'_>, job: &Job) {
     // SAFETY: the caller's promise.
     unsafe {
         match call.input.pages.geometry().format {
+            KvFormat::F32 => run_format::<S, F32, false>(call, job),
             KvFormat::F16 => run_format::<S, F16, false>(call, job),
             KvFormat::Q8 => run_format::<S, I8, true>(call, job),
         }
@@ -155,7 +156,7 @@ unsafe fn merge<S: Simd>(rows: &Rows<'_>, total: Partial, segment: Partial) {
             total.max.add(row).write(max);
             let old = exp_nonpositive::<S>(S::splat(a - max));
             let new = exp_nonpositive::<S>(S::splat(b - max));
-            let mut blend = |total: *mut f32, segment: *const f32| {
+            let blend = |total: *mut f32, segment: *const f32| {
                 S::store(total, S::fma(S::load(segment), new, S::mul(S::load(total), old)));
             };
             blend(total.sum.add(row * 16), segment.sum.add(row * 16));
