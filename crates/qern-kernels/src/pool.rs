@@ -27,9 +27,10 @@ pub struct Pool {
     ranges: Vec<Padded<ChunkRange>>,
 }
 
-/// How long an idle thread spins before it offers its core to others.
-const SPIN: Duration = Duration::from_micros(50);
-/// How long it then yields before it parks. Also what keeps more threads than cores from blocking each other.
+/// How long an idle thread spins before it offers its core to others. Short, because on a machine that others use too, the
+/// thread waited for may need this very core: 50 us here made a dispatch ten times slower there, and no faster elsewhere.
+const SPIN: Duration = Duration::from_micros(5);
+/// How long it then yields before it parks; with the core to itself, yielding notices work within a microsecond as well.
 const YIELD: Duration = Duration::from_micros(50);
 /// More threads than this help no matmul.
 const MAX_THREADS: usize = 1024;
@@ -248,7 +249,8 @@ impl Shared {
 
     /// Whether `ready` came true before it was time to park.
     fn spin_until(&self, ready: impl Fn() -> bool) -> bool {
-        let started = Instant::now();
+        // Reading the clock costs as much as a short wait, so that comes after the first look.
+        let mut started = None;
         loop {
             for _ in 0..64 {
                 if ready() {
@@ -256,7 +258,7 @@ impl Shared {
                 }
                 spin_loop();
             }
-            match started.elapsed() {
+            match started.get_or_insert_with(Instant::now).elapsed() {
                 waited if waited < self.spin => {}
                 waited if waited < self.spin + YIELD => yield_now(),
                 _ => return false,
