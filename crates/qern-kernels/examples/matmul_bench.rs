@@ -21,7 +21,7 @@ fn main() {
         let format = WeightFormat::ALL.into_iter().find(|f| f.name() == name).expect("a format name");
         let bytes = format.row_bytes(cols).unwrap() * rows;
         // Several copies, so that decode streams from memory as a model's layers do.
-        let copies = (600_000_000 / bytes).clamp(1, 24);
+        let copies = std::env::var("COPIES").map_or((600_000_000 / bytes).clamp(1, 24), |c| c.parse().unwrap());
         let data: Vec<u8> = (0..bytes).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8 & 0x3b).collect();
         let weights: Vec<_> = (0..copies).map(|_| PackedMatrix::pack(&pool, format, rows, cols, &data).unwrap()).collect();
         print!("{name:>7}");

@@ -6,7 +6,7 @@ use crate::isa::Isa;
 use crate::memory::{AlignedBytes, OutOfMemory};
 use crate::pool::Pool;
 use crate::simd::{Simd, dispatch};
-use crate::tables::{max_fused, max_tile, wide_is_signed};
+use crate::tables::{max_tile, wide_is_signed};
 use crate::tile::super_stream_bytes;
 use std::ops::Range;
 
@@ -90,7 +90,7 @@ impl Activations {
         }
         let max_tile = max_tile(isa);
         (self.kind, self.num_tokens, self.num_columns) = (kind, num_tokens, num_columns);
-        self.num_tiles = if num_tokens <= max_fused(isa) { num_tokens.min(1) } else { num_tokens.div_ceil(max_tile) };
+        self.num_tiles = num_tokens.div_ceil(max_tile);
         let this = (self.num_tokens, self.num_tiles);
         let data = Disjoint::new(&mut self.data);
         pool.for_chunks(self.num_tiles, 1, &|tiles| {

@@ -1,18 +1,17 @@
-//! Matrix products: several weight matrices against prepared activations in one pass of the thread pool, panel by panel.
-//! Few rows go straight from packed weights; many rows unpack each panel once and run all tiles over it.
+//! Matrix products: several weight matrices against prepared activations in one pass of the thread pool. A thread takes
+//! panels that fit its cache, and for each tile of tokens goes through them while the tile's activations are at hand.
 
 use crate::activation::Activations;
 use crate::disjoint::Disjoint;
 use crate::formats::PANEL_ROWS;
 use crate::isa::Isa;
 use crate::matrix::PackedMatrix;
-use crate::memory::AlignedBytes;
 use crate::pool::Pool;
 use crate::simd::dispatch;
 use crate::swiglu::swiglu_row;
-use crate::tables::{Tiles, layout, tiles};
+use crate::tables::{MAX_TILE, Tiles, layout, tiles};
 use crate::tile::TileArgs;
-use std::cell::RefCell;
+use std::ops::Range;
 
 /// One product: `y = W x` for every row of activations.
 pub struct Product<'a> {
@@ -53,33 +52,46 @@ pub enum Output<'a> {
 /// of weights alone: not on the other rows, the other products or the number of threads.
 pub fn matmul(pool: &Pool, isa: Isa, products: Vec<Product<'_>>) {
     let jobs: Vec<Job<'_>> = products.into_iter().map(|product| Job::new(isa, product)).collect();
+    // Items are pairs of panels: what the widest tile takes at once.
     let mut first_items = Vec::with_capacity(jobs.len());
     let mut num_items = 0;
     for job in &jobs {
         first_items.push(num_items);
-        num_items += job.weights.num_panels().div_ceil(PANELS);
+        num_items += job.num_panels().div_ceil(PANELS);
     }
-    // About sixteen claims a thread: enough to even out a noisy machine, few enough to stream.
-    let chunk = (num_items / (16 * pool.num_threads())).clamp(1, 64);
+    // Claims even out a noisy machine; a claim's panels stay in the second-level cache from tile to tile.
+    let pair_bytes = jobs.iter().map(Job::panel_bytes).max().unwrap_or(1) * PANELS;
+    let cached = (CACHED_BYTES / pair_bytes).max(1);
+    let chunk = (num_items / (16 * pool.num_threads())).clamp(1, cached);
     pool.for_chunks(num_items, chunk, &|items| {
-        for item in items {
+        let mut item = items.start;
+        while item < items.end {
             let j = first_items.partition_point(|&first| first <= item) - 1;
-            jobs[j].run((item - first_items[j]) * PANELS);
+            let end = first_items.get(j + 1).map_or(items.end, |&next| next.min(items.end));
+            let panels = (item - first_items[j]) * PANELS..(end - first_items[j]) * PANELS;
+            jobs[j].run(panels.start..panels.end.min(jobs[j].num_panels()));
+            item = end;
         }
     });
 }
 
-/// Panels of a work item: what the widest tile takes at once.
+/// Panels of a work item.
 const PANELS: usize = 2;
+/// Packed weights that a thread goes through again for every tile: about half of a second-level cache.
+const CACHED_BYTES: usize = 512 << 10;
+/// Floats of one tile's product.
+const TILE_LEN: usize = PANELS * MAX_TILE * PANEL_ROWS;
+
+/// A buffer that tiles store to.
+#[repr(align(64))]
+struct TileBuffer([f32; TILE_LEN]); // [panel][token][16]
 
 /// A matrix with its activations and tiles.
 struct Operand<'a> {
     weights: &'a PackedMatrix,
     activations: &'a Activations,
     tiles: &'static Tiles,
-    unit_bytes: usize,
     num_units: usize,
-    unpacked_unit_bytes: usize,
 }
 
 impl<'a> Operand<'a> {
@@ -94,70 +106,36 @@ impl<'a> Operand<'a> {
             activations.num_columns()
         );
         let layout = layout(weights.format());
-        Self {
-            weights,
-            activations,
-            tiles: tiles(weights.format(), isa),
-            unit_bytes: layout.unit_bytes,
-            num_units: weights.cols() / layout.unit_len,
-            unpacked_unit_bytes: layout.unpacked_unit_bytes,
-        }
+        let num_units = weights.cols() / layout.unit_len;
+        assert!(weights.num_panels() == 0 || weights.panel_bytes() == num_units * layout.unit_bytes);
+        Self { weights, activations, tiles: tiles(weights.format(), isa), num_units }
     }
 
-    /// The products of `num_panels` (1 or 2) panels with all tokens, to `out`: `[panel][token][16]`.
-    fn multiply(&self, panel: usize, num_panels: usize, unpacked: &mut Vec<u8>, out: &mut [f32]) {
-        let num_tokens = self.activations.num_tokens();
+    /// The products of one tile of tokens with `num_panels` (1 or 2) panels from `panel` on, to `out`: `[panel][token][16]`.
+    fn multiply(&self, tile: usize, panel: usize, num_panels: usize, out: &mut TileBuffer) {
+        let (tokens, stream) = self.activations.tile(tile);
+        let num_tokens = tokens.len();
         let out_stride = num_tokens * PANEL_ROWS;
-        assert!(out.len() >= num_panels * out_stride);
-        let (panel_bytes, num_units) = (self.weights.panel_bytes(), self.num_units);
-        assert!(panel_bytes == num_units * self.unit_bytes && panel + num_panels <= self.weights.num_panels());
-        let fused = num_tokens <= self.tiles.single.len();
-        if fused {
-            let (_, stream) = self.activations.tile(0);
-            let mut args = TileArgs {
-                panels: self.weights.panel(panel).as_ptr(),
-                panel_stride: panel_bytes,
-                activations: stream.as_ptr(),
-                num_units,
-                out: out.as_mut_ptr(),
-                out_stride,
-            };
-            if num_panels == 2 && !self.tiles.double.is_empty() {
-                // SAFETY: both panels, the stream and the output are of the sizes that the format and `T` require: the
-                // asserts above and `Activations`. The instruction set is available: `Isa` values are only made so.
-                unsafe { self.tiles.double[num_tokens - 1](&args) };
-                return;
-            }
-            for p in 0..num_panels {
-                args.panels = self.weights.panel(panel + p).as_ptr();
-                args.out = out[p * out_stride..].as_mut_ptr();
-                // SAFETY: as above.
-                unsafe { self.tiles.single[num_tokens - 1](&args) };
-            }
+        assert!(num_panels * out_stride <= TILE_LEN && panel + num_panels <= self.weights.num_panels());
+        let mut args = TileArgs {
+            panels: self.weights.panel(panel).as_ptr(),
+            panel_stride: self.weights.panel_bytes(),
+            activations: stream.as_ptr(),
+            num_units: self.num_units,
+            out: out.0.as_mut_ptr(),
+            out_stride,
+        };
+        if let (2, Some(tile)) = (num_panels, self.tiles.double.get(num_tokens - 1)) {
+            // SAFETY: both panels, the stream and the output are of the sizes that the format and the tile require: the
+            // asserts above and in `new`, and `Activations`. The instruction set is available: `Isa` values are only made so.
+            unsafe { tile(&args) };
             return;
         }
         for p in 0..num_panels {
-            let mut panels = self.weights.panel(panel + p).as_ptr();
-            if let Some(unpack) = self.tiles.unpack {
-                unpacked.resize(unpacked.len().max(num_units * self.unpacked_unit_bytes), 0);
-                // SAFETY: the panel has `num_units` units and the buffer as many unpacked ones.
-                unsafe { unpack(panels, num_units, unpacked.as_mut_ptr()) };
-                panels = unpacked.as_ptr();
-            }
-            for tile in 0..self.activations.num_tiles() {
-                let (tokens, stream) = self.activations.tile(tile);
-                let out = &mut out[p * out_stride + tokens.start * PANEL_ROWS..][..tokens.len() * PANEL_ROWS];
-                let args = TileArgs {
-                    panels,
-                    panel_stride: 0,
-                    activations: stream.as_ptr(),
-                    num_units,
-                    out: out.as_mut_ptr(),
-                    out_stride: 0,
-                };
-                // SAFETY: as above, for one panel.
-                unsafe { self.tiles.unpacked[tokens.len() - 1](&args) };
-            }
+            args.panels = self.weights.panel(panel + p).as_ptr();
+            args.out = out.0[p * out_stride..].as_mut_ptr();
+            // SAFETY: as above, for one panel.
+            unsafe { self.tiles.single[num_tokens - 1](&args) };
         }
     }
 }
@@ -171,32 +149,8 @@ enum Epilogue<'a> {
 struct Job<'a> {
     isa: Isa,
     operand: Operand<'a>,
-    weights: &'a PackedMatrix,
     epilogue: Epilogue<'a>,
     out: Disjoint<'a, f32>, // [num_tokens, rows]
-}
-
-/// What a thread computes before it is stored.
-#[derive(Default)]
-struct Scratch {
-    unpacked: Vec<u8>,
-    /// `[panel][token][16]`
-    product: Option<AlignedBytes>,
-    /// `[panel][token][16]` of the up projection
-    up: Option<AlignedBytes>,
-}
-
-thread_local! {
-    /// Kept by the pool's threads from product to product.
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// A buffer of at least `len` floats.
-fn floats(buffer: &mut Option<AlignedBytes>, len: usize) -> &mut [f32] {
-    if buffer.as_ref().is_none_or(|b| b.as_f32().len() < len) {
-        *buffer = Some(AlignedBytes::try_new_f32(len).expect("scratch of one panel fits in memory"));
-    }
-    buffer.as_mut().expect("just made").as_f32_mut()
 }
 
 impl<'a> Job<'a> {
@@ -218,46 +172,50 @@ impl<'a> Job<'a> {
             }
         };
         assert_eq!(out.len(), activations.num_tokens() * weights.rows(), "the output must be [num_tokens, rows]");
-        Self { isa, operand, weights, epilogue, out: Disjoint::new(out) }
+        Self { isa, operand, epilogue, out: Disjoint::new(out) }
     }
 
-    /// Up to `PANELS` panels from `panel` on.
-    fn run(&self, panel: usize) {
-        let num_tokens = self.operand.activations.num_tokens();
-        if num_tokens == 0 {
-            return;
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            // Many tokens: one panel at a time keeps the unpacked panel and its output in the cache.
-            let step = if num_tokens <= self.operand.tiles.single.len() { PANELS } else { 1 };
-            let end = (panel + PANELS).min(self.weights.num_panels());
-            for panel in (panel..end).step_by(step) {
-                let num_panels = step.min(end - panel);
-                let len = num_panels * num_tokens * PANEL_ROWS;
-                let product = &mut floats(&mut scratch.product, len)[..len];
-                self.operand.multiply(panel, num_panels, &mut scratch.unpacked, product);
+    fn num_panels(&self) -> usize {
+        self.operand.weights.num_panels()
+    }
+
+    fn panel_bytes(&self) -> usize {
+        let up = if let Epilogue::SwiGlu { up } = &self.epilogue { up.weights.panel_bytes() } else { 0 };
+        self.operand.weights.panel_bytes() + up
+    }
+
+    /// All tokens of some panels.
+    fn run(&self, panels: Range<usize>) {
+        let mut product = TileBuffer([0.0; TILE_LEN]);
+        let mut up_product = TileBuffer([0.0; TILE_LEN]);
+        for tile in 0..self.operand.activations.num_tiles() {
+            let (tokens, _) = self.operand.activations.tile(tile);
+            let tile_len = tokens.len() * PANEL_ROWS;
+            for panel in panels.clone().step_by(PANELS) {
+                let num_panels = PANELS.min(panels.end - panel);
+                self.operand.multiply(tile, panel, num_panels, &mut product);
                 if let Epilogue::SwiGlu { up } = &self.epilogue {
-                    let up_product = &mut floats(&mut scratch.up, len)[..len];
-                    up.multiply(panel, num_panels, &mut scratch.unpacked, up_product);
-                    let (gate, up, n) = (product.as_ptr(), up_product.as_ptr(), len);
-                    let out = product.as_mut_ptr();
+                    up.multiply(tile, panel, num_panels, &mut up_product);
+                    let (gate, up, n) = (product.0.as_ptr(), up_product.0.as_ptr(), num_panels * tile_len);
+                    let out = product.0.as_mut_ptr();
                     dispatch!(self.isa, swiglu_row [] (gate: *const f32, up: *const f32, n: usize, out: *mut f32));
                 }
                 for p in 0..num_panels {
-                    self.store(panel + p, &product[p * num_tokens * PANEL_ROWS..][..num_tokens * PANEL_ROWS]);
+                    self.store(tokens.start, panel + p, &product.0[p * tile_len..(p + 1) * tile_len]);
                 }
             }
-        });
+        }
     }
 
     /// Moves `[token][16]` of one panel to its columns of the output.
-    fn store(&self, panel: usize, product: &[f32]) {
-        let rows = self.weights.rows();
+    fn store(&self, first_token: usize, panel: usize, product: &[f32]) {
+        let rows = self.operand.weights.rows();
         let first = panel * PANEL_ROWS;
         let width = PANEL_ROWS.min(rows - first);
         for (t, y) in product.chunks_exact(PANEL_ROWS).enumerate() {
+            let start = (first_token + t) * rows + first;
             // SAFETY: a panel's columns are written by the one thread that computes the panel.
-            let out = unsafe { self.out.part(t * rows + first..t * rows + first + width) };
+            let out = unsafe { self.out.part(start..start + width) };
             match &self.epilogue {
                 Epilogue::Store { bias: Some(bias) } => {
                     for ((out, y), bias) in out.iter_mut().zip(y).zip(&bias[first..first + width]) {

@@ -18,8 +18,6 @@ pub(crate) unsafe trait Simd: Copy + 'static {
     /// 64 x u8: lane `i` holds bytes `4 i .. 4 i + 4`.
     type Bytes: Copy;
 
-    /// Most activation rows in one register tile.
-    const MAX_TILE: usize;
     /// Vectors that fit the registers of the instruction set; 0 where there are none.
     const NUM_REGISTERS: usize;
     /// Whether `dot_wide` reads its weights as signed (`w - 128`), as an instruction set without a saturation-free

@@ -28,26 +28,22 @@ pub(crate) struct Layout {
 
 /// The tiles of one format on one instruction set.
 pub(crate) struct Tiles {
-    /// From memory, one panel, by number of tokens less one.
+    /// One panel, by number of tokens less one.
     pub single: &'static [Tile],
-    /// From memory, two panels; empty where registers do not allow it.
+    /// Two panels, by number of tokens less one; fewer where registers do not allow more.
     pub double: &'static [Tile],
-    /// From an unpacked panel, by number of tokens less one.
-    pub unpacked: &'static [Tile],
-    /// Makes the unpacked panel: (panel, units, out). `None` for float formats, whose tiles read the panel itself.
+    /// Unpacks units to plain lanes and floats: (panel, units, out). `None` for float formats.
     pub unpack: Option<unsafe fn(*const u8, usize, *mut u8)>,
     /// `Simd::WIDE_IS_SIGNED`.
     wide_is_signed: bool,
 }
 
-/// Most rows of activations that go straight from packed weights; more go through unpacked panels.
-pub(crate) fn max_fused(isa: Isa) -> usize {
-    tiles(WeightFormat::Q4_0, isa).single.len()
-}
+/// Tokens of the largest tile of any instruction set.
+pub(crate) const MAX_TILE: usize = 12;
 
-/// Rows of the largest tile.
+/// Tokens of the instruction set's largest tile.
 pub(crate) fn max_tile(isa: Isa) -> usize {
-    tiles(WeightFormat::Q4_0, isa).unpacked.len()
+    tiles(WeightFormat::Q4_0, isa).single.len()
 }
 
 /// Whether wide lanes are read as signed, so that accumulators start without their offset.
@@ -123,25 +119,25 @@ pub(crate) fn tiles(format: WeightFormat, isa: Isa) -> &'static Tiles {
 
 /// The functions of one instruction set: each kernel inside a function that enables the set, and the tables of them.
 macro_rules! instruction_set {
-    ($name:ident, $simd:ty, [$($feature:meta)?], single: $single:tt, double: $double:tt, unpacked: $unpacked:tt,
+    ($name:ident, $simd:ty, [$($feature:meta)?], single: $single:tt, double: $double:tt,
      $block:ident, $super:ident, $float:ident) => {
         mod $name {
             use super::*;
 
             $(#[$feature])?
-            unsafe fn block<F: BlockPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+            unsafe fn block<F: BlockPanel, const P: usize, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { block_tile::<$simd, F, P, T, FETCH>(args) }
+                unsafe { block_tile::<$simd, F, P, T>(args) }
             }
             $(#[$feature])?
-            unsafe fn sup<F: SuperPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+            unsafe fn sup<F: SuperPanel, const P: usize, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { super_tile::<$simd, F, P, T, FETCH>(args) }
+                unsafe { super_tile::<$simd, F, P, T>(args) }
             }
             $(#[$feature])?
-            unsafe fn float<F: float::FloatPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+            unsafe fn float<F: float::FloatPanel, const P: usize, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { float_tile::<$simd, F, P, T, FETCH>(args) }
+                unsafe { float_tile::<$simd, F, P, T>(args) }
             }
             $(#[$feature])?
             unsafe fn unpack_blocks<F: BlockPanel>(panel: *const u8, num_units: usize, out: *mut u8) {
@@ -157,9 +153,8 @@ macro_rules! instruction_set {
             struct Block<F>(F);
             impl<F: BlockPanel> Block<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list block, F, 1, true, $single),
-                    double: instruction_set!(@list block, F, 2, true, $double),
-                    unpacked: instruction_set!(@list block, F::Unpacked, 1, false, $unpacked),
+                    single: instruction_set!(@list block, F, 1, $single),
+                    double: instruction_set!(@list block, F, 2, $double),
                     unpack: Some(unpack_blocks::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -167,9 +162,8 @@ macro_rules! instruction_set {
             struct Super<F>(F);
             impl<F: SuperPanel> Super<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list sup, F, 1, true, $single),
-                    double: instruction_set!(@list sup, F, 2, true, $double),
-                    unpacked: instruction_set!(@list sup, F::Unpacked, 1, false, $unpacked),
+                    single: instruction_set!(@list sup, F, 1, $single),
+                    double: instruction_set!(@list sup, F, 2, $double),
                     unpack: Some(unpack_supers::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -177,9 +171,8 @@ macro_rules! instruction_set {
             struct Float<F>(F);
             impl<F: float::FloatPanel> Float<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list float, F, 1, true, $single),
-                    double: instruction_set!(@list float, F, 2, true, $double),
-                    unpacked: instruction_set!(@list float, F, 1, false, $unpacked),
+                    single: instruction_set!(@list float, F, 1, $single),
+                    double: instruction_set!(@list float, F, 2, $double),
                     unpack: None,
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -197,17 +190,17 @@ macro_rules! instruction_set {
         }
         use $name::{$block, $super, $float};
     };
-    (@list $kernel:ident, $format:ty, $panels:literal, $fetch:literal, [$($t:literal)*]) => {
-        &[$($kernel::<$format, $panels, $t, $fetch>),*]
+    (@list $kernel:ident, $format:ty, $panels:literal, [$($t:literal)*]) => {
+        &[$($kernel::<$format, $panels, $t>),*]
     };
 }
 
-instruction_set!(scalar, crate::arch::scalar::Scalar, [], single: [1], double: [], unpacked: [1 2],
+instruction_set!(scalar, crate::arch::scalar::Scalar, [], single: [1 2], double: [],
     block_scalar, super_scalar, float_scalar);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2, crate::arch::avx2::Avx2, [target_feature(enable = "avx2,fma,f16c")],
-    single: [1 2 3], double: [], unpacked: [1 2 3], block_avx2, super_avx2, float_avx2);
+    single: [1 2 3], double: [], block_avx2, super_avx2, float_avx2);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512, crate::arch::avx512::Avx512,
     [target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")],
-    single: [1 2 3 4], double: [1 2 3 4], unpacked: [1 2 3 4 5 6 7 8 9 10 11 12], block_avx512, super_avx512, float_avx512);
+    single: [1 2 3 4 5 6 7 8 9 10 11 12], double: [1 2 3 4], block_avx512, super_avx512, float_avx512);

@@ -25,8 +25,8 @@ pub(crate) struct TileArgs {
     pub out_stride: usize,
 }
 
-/// Bytes ahead of the stream that a tile reading straight from memory asks for.
-const PREFETCH: usize = 2048;
+/// Bytes ahead of its stream that a tile asks for.
+const PREFETCH: usize = 4096;
 
 /// Adds the products of one 4-column group to the accumulators of `T` tokens.
 #[inline(always)]
@@ -64,6 +64,7 @@ unsafe fn start<S: Simd, const T: usize, const MIN: bool>(starts: *const i32) ->
     std::array::from_fn(|t| unsafe { S::splat_int(if MIN { 0 } else { *starts.add(t) }) })
 }
 
+/// Asks for the unit that lies `PREFETCH` bytes ahead.
 #[inline(always)]
 unsafe fn prefetch_unit<S: Simd>(unit: *const u8, unit_bytes: usize) {
     let mut line = 0;
@@ -74,12 +75,12 @@ unsafe fn prefetch_unit<S: Simd>(unit: *const u8, unit_bytes: usize) {
     }
 }
 
-/// `P` panels of a 32-value format against `T` tokens. `FETCH`: the panels come from memory, not from a scratch buffer.
+/// `P` panels of a 32-value format against `T` tokens.
 ///
 /// # Safety
 /// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
 #[inline(always)]
-pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const P: usize, const T: usize>(args: &TileArgs) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut total: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
@@ -90,9 +91,7 @@ pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const P: usize, const T:
             let sums = scales.add(T);
             for p in 0..P {
                 let unit = args.panels.add(p * args.panel_stride + u * F::UNIT_BYTES);
-                if FETCH {
-                    prefetch_unit::<S>(unit, F::UNIT_BYTES);
-                }
+                prefetch_unit::<S>(unit, F::UNIT_BYTES);
                 let mut acc = if F::MIN { start::<S, T, true>(starts) } else { start::<S, T, false>(starts) };
                 if F::WIDE {
                     dot_half::<S, T, true>(&mut acc, F::lanes::<S>(unit, 0), a);
@@ -124,16 +123,17 @@ pub(crate) const fn super_stream_bytes(sub: usize, min: bool) -> usize {
     256 + if min { 256 / sub / 2 * 4 } else { 256 / sub * 4 } + 4
 }
 
-/// `P` panels of a 256-value format against `T` tokens. `FETCH` as for `block_tile`.
+/// `P` panels of a 256-value format against `T` tokens.
 ///
 /// # Safety
 /// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
 #[inline(always)]
-pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T: usize>(args: &TileArgs) {
     // SAFETY: the caller's promise.
     unsafe {
         let num_subs = 256 / F::SUB;
-        let mut total: [[S::Floats; T]; P] = [[S::splat(0.0); T]; P];
+        // Totals live in the output: registers are for the sub-blocks.
+        store::<S, P, T>(args, &[[S::splat(0.0); T]; P]);
         let mut a = args.activations;
         for u in 0..args.num_units {
             // Starts of the sub-blocks, or (with minima) pairs of their sums; then the scales.
@@ -143,10 +143,8 @@ pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T:
                 let unit = args.panels.add(p * args.panel_stride + u * F::UNIT_BYTES);
                 let mut block: [S::Floats; T] = [S::splat(0.0); T];
                 for sub in 0..8 {
-                    if FETCH {
-                        let part = F::UNIT_BYTES.div_ceil(8 * 64) * 64;
-                        prefetch_unit::<S>(unit.add(sub * part), part);
-                    }
+                    let part = F::UNIT_BYTES.div_ceil(8 * 64) * 64;
+                    prefetch_unit::<S>(unit.add(sub * part), part);
                     if F::SUB == 32 {
                         sub_block::<S, F, T, 32>(unit, a, words, sub, 0, &mut block);
                     } else {
@@ -155,8 +153,10 @@ pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T:
                     }
                 }
                 let d = F::d::<S>(unit);
+                let totals = args.out.add(p * args.out_stride);
                 for t in 0..T {
-                    total[p][t] = S::fma(block[t], S::mul(d, S::splat(*scales.add(t))), total[p][t]);
+                    let total = totals.add(t * PANEL_ROWS);
+                    S::store(total, S::fma(block[t], S::mul(d, S::splat(*scales.add(t))), S::load(total)));
                 }
                 if F::MIN {
                     let mut sums: [S::Ints; T] = [S::splat_int(0); T];
@@ -166,13 +166,13 @@ pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const P: usize, const T:
                     let dmin = F::dmin::<S>(unit);
                     for t in 0..T {
                         let scale = S::mul(dmin, S::splat(-*scales.add(t)));
-                        total[p][t] = S::fma(S::to_floats(sums[t]), scale, total[p][t]);
+                        let total = totals.add(t * PANEL_ROWS);
+                        S::store(total, S::fma(S::to_floats(sums[t]), scale, S::load(total)));
                     }
                 }
             }
             a = a.add(super_stream_bytes(F::SUB, F::MIN) * T);
         }
-        store::<S, P, T>(args, &total);
     }
 }
 
@@ -235,7 +235,7 @@ const FLOAT_RUN: usize = 128;
 /// # Safety
 /// `args` describes valid memory for the format and `T`; the CPU has the instruction set `S`.
 #[inline(always)]
-pub(crate) unsafe fn float_tile<S: Simd, F: FloatPanel, const P: usize, const T: usize, const FETCH: bool>(args: &TileArgs) {
+pub(crate) unsafe fn float_tile<S: Simd, F: FloatPanel, const P: usize, const T: usize>(args: &TileArgs) {
     // SAFETY: the caller's promise.
     unsafe {
         let column_bytes = F::ELEMENT_BYTES * PANEL_ROWS;
@@ -248,9 +248,7 @@ pub(crate) unsafe fn float_tile<S: Simd, F: FloatPanel, const P: usize, const T:
                 let a = args.activations.cast::<f32>().add(k * T);
                 for p in 0..P {
                     let column = args.panels.add(p * args.panel_stride + k * column_bytes);
-                    if FETCH {
-                        S::prefetch(column.wrapping_add(PREFETCH));
-                    }
+                    S::prefetch(column.wrapping_add(PREFETCH));
                     let w = F::column::<S>(column);
                     for t in 0..T {
                         run[p][t] = S::fma(w, S::splat(*a.add(t)), run[p][t]);

@@ -44,7 +44,6 @@ unsafe impl Simd for Avx2 {
     type Floats = Pair<__m256>;
     type Ints = Pair<__m256i>;
     type Bytes = Pair<__m256i>;
-    const MAX_TILE: usize = 3;
     const NUM_REGISTERS: usize = 8;
     const WIDE_IS_SIGNED: bool = true;
 

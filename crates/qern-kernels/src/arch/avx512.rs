@@ -29,7 +29,6 @@ unsafe impl Simd for Avx512 {
     type Floats = __m512;
     type Ints = __m512i;
     type Bytes = __m512i;
-    const MAX_TILE: usize = 12;
     const NUM_REGISTERS: usize = 32;
     const WIDE_IS_SIGNED: bool = false;
 
@@ -102,7 +101,7 @@ unsafe impl Simd for Avx512 {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
             _mm512_shuffle_epi8(table, index)
         }
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn dot<const OFFSET: usize>(acc: __m512i, w: __m512i, a: *const u8) -> __m512i {
             let mut acc = acc;
             asm!(

@@ -55,7 +55,6 @@ unsafe impl Simd for Scalar {
     type Floats = F;
     type Ints = I;
     type Bytes = B;
-    const MAX_TILE: usize = 4;
     const NUM_REGISTERS: usize = 0;
     const WIDE_IS_SIGNED: bool = false;
 

@@ -1,7 +1,6 @@
 //! IQ4_NL: 32 indices of 4 bits into a table of signed bytes, one half scale (ggml `block_iq4_nl`). Unit as Q4_0.
 
 use super::lanes::{IQ4_LANES, lookup4, nibbles, put_half, put_words, u128_at};
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -25,7 +24,6 @@ impl Pack for Iq4Nl {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Iq4Nl {
-    type Unpacked = UnpackedBlock<true, false>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

@@ -2,7 +2,6 @@
 //! `block_iq4_xs`). Unit: 8 x 4 vectors of nibbles, 8 x 16 scales as signed bytes, d.
 
 use super::lanes::{IQ4_LANES, lookup4, nibbles, put_half, put_words, u128_at};
-use super::unpacked::UnpackedSuper;
 use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
@@ -35,7 +34,6 @@ impl Pack for Iq4Xs {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl SuperPanel for Iq4Xs {
-    type Unpacked = UnpackedSuper<32, true, false>;
     const SUB: usize = 32;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {

@@ -63,8 +63,6 @@ pub(crate) trait Pack: Shape {
 /// `unit` points at `UNIT_BYTES` readable bytes, and the CPU has the instruction set `S`.
 #[allow(clippy::missing_safety_doc)]
 pub(crate) unsafe trait BlockPanel: Shape {
-    /// The form that large batches read, made once per panel.
-    type Unpacked: BlockPanel;
     /// Lanes of columns `16 half .. 16 half + 16`, four columns a vector.
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4];
     /// Scales of the 16 rows.
@@ -80,8 +78,6 @@ pub(crate) unsafe trait BlockPanel: Shape {
 /// As `BlockPanel`.
 #[allow(clippy::missing_safety_doc)]
 pub(crate) unsafe trait SuperPanel: Shape {
-    /// The form that large batches read, made once per panel.
-    type Unpacked: SuperPanel;
     /// Values under one integer scale: 16 or 32.
     const SUB: usize;
     /// Lanes of columns `32 sub + 16 half ..` of the block, four columns a vector.

@@ -2,7 +2,6 @@
 //! `block_mxfp4`). Unit: 4 vectors of nibbles, scales as bfloat16, which holds every such power exactly.
 
 use super::lanes::{lookup4, nibbles, put_half, put_words, u128_at};
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -34,7 +33,6 @@ impl Pack for Mxfp4 {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Mxfp4 {
-    type Unpacked = UnpackedBlock<false, false>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

@@ -2,7 +2,6 @@
 //! vectors of bit pairs, 16 x 16 bytes of scale (low nibble) and minimum (high), d, dmin.
 
 use super::lanes::{pair_up, pairs, put_half, put_pairs, u128_at};
-use super::unpacked::UnpackedSuper;
 use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
@@ -36,7 +35,6 @@ impl Pack for Q2K {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl SuperPanel for Q2K {
-    type Unpacked = UnpackedSuper<16, false, true>;
     const SUB: usize = 16;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {

@@ -2,7 +2,6 @@
 //! vectors of low bit pairs, 1 of third bits), 16 x 16 scales as signed bytes, d.
 
 use super::lanes::{bits, or4, pairs, put_bits, put_half, put_pairs, u128_at};
-use super::unpacked::UnpackedSuper;
 use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
@@ -45,7 +44,6 @@ impl Pack for Q3K {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl SuperPanel for Q3K {
-    type Unpacked = UnpackedSuper<16, false, false>;
     const SUB: usize = 16;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {

@@ -1,7 +1,6 @@
 //! Q4_1: 32 quants of 4 bits, one half scale, one half minimum (ggml `block_q4_1`). Unit: 4 vectors of nibbles, scales, minima.
 
 use super::lanes::{nibbles, put_half, put_words, u128_at};
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -26,7 +25,6 @@ impl Pack for Q4_1 {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Q4_1 {
-    type Unpacked = UnpackedBlock<false, true>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

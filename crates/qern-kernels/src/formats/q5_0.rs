@@ -1,7 +1,6 @@
 //! Q5_0: 32 quants of 5 bits, offset 16, one half scale (ggml `block_q5_0`). Unit: 4 vectors of nibbles, 1 of fifth bits, scales.
 
 use super::lanes::{bits, nibbles, or4, put_bits, put_half, put_words, u128_at};
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -34,7 +33,6 @@ impl Pack for Q5_0 {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Q5_0 {
-    type Unpacked = UnpackedBlock<false, false>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

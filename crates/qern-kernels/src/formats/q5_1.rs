@@ -3,7 +3,6 @@
 
 use super::lanes::{bits, nibbles, or4, put_bits, put_half, put_words, u128_at};
 use super::q5_0::fifth_bits;
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -30,7 +29,6 @@ impl Pack for Q5_1 {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Q5_1 {
-    type Unpacked = UnpackedBlock<false, true>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

@@ -2,7 +2,6 @@
 //! vectors of nibbles, 1 of fifth bits), 3 vectors of scales and minima, d, dmin.
 
 use super::lanes::{bits, nibbles, or4, pair_up, put_bits, put_half, put_nibbles, six_bits, u128_at};
-use super::unpacked::UnpackedSuper;
 use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
@@ -39,7 +38,6 @@ impl Pack for Q5K {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl SuperPanel for Q5K {
-    type Unpacked = UnpackedSuper<32, false, true>;
     const SUB: usize = 32;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {

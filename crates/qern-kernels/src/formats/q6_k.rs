@@ -2,7 +2,6 @@
 //! vectors of nibbles, 2 of high bit pairs), 16 x 16 scales, d.
 
 use super::lanes::{nibbles, or4, pairs, put_half, put_nibbles, put_pairs, u128_at};
-use super::unpacked::UnpackedSuper;
 use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
@@ -41,7 +40,6 @@ impl Pack for Q6K {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl SuperPanel for Q6K {
-    type Unpacked = UnpackedSuper<16, false, false>;
     const SUB: usize = 16;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {

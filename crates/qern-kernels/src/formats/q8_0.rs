@@ -1,7 +1,6 @@
 //! Q8_0: 32 signed bytes, one half scale (ggml `block_q8_0`). Unit: 8 vectors of bytes (stored plus 128), scales.
 
 use super::lanes::{bytes, put_bytes, put_half, u128_at};
-use super::unpacked::UnpackedBlock;
 use super::{BlockPanel, Pack, Shape};
 use crate::simd::Simd;
 
@@ -26,7 +25,6 @@ impl Pack for Q8_0 {
 
 // SAFETY: reads stay within `UNIT_BYTES`.
 unsafe impl BlockPanel for Q8_0 {
-    type Unpacked = UnpackedBlock<true, false>;
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.

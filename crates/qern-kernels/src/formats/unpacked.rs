@@ -1,15 +1,9 @@
-//! Panels in their unpacked form: plain byte lanes and f32 scales in a scratch buffer, made once per panel and read by
-//! every tile of a large batch. They are panel formats themselves, so the tile kernels are the same.
+//! Units in their unpacked form: plain byte lanes and f32 scales, as rows are dequantized from. A unit of a 32-value format:
+//! 8 vectors of lanes, scales, minima; of a 256-value format: 64 vectors of lanes, `256 / SUB` vectors of scales, d, then
+//! pairs of minima and dmin. Products never go this way: tiles unpack in registers.
 
-use super::{BlockPanel, Shape, SuperPanel};
+use super::{BlockPanel, SuperPanel};
 use crate::simd::Simd;
-
-/// The unpacked form of a 32-value format: 8 vectors of lanes, scales, minima.
-pub(crate) struct UnpackedBlock<const WIDE: bool, const MIN: bool>;
-
-/// The unpacked form of a 256-value format: 64 vectors of lanes, `256 / SUB` vectors of scales, d, then pairs of minima and
-/// dmin.
-pub(crate) struct UnpackedSuper<const SUB: usize, const WIDE: bool, const MIN: bool>;
 
 const BLOCK_SCALE: usize = 512;
 const BLOCK_MIN: usize = BLOCK_SCALE + 64;
@@ -85,78 +79,5 @@ unsafe fn store_lanes<S: Simd>(lanes: [S::Bytes; 4], out: *mut u8) {
         for (g, lane) in lanes.into_iter().enumerate() {
             S::store_bytes(out.add(64 * g), lane);
         }
-    }
-}
-
-#[inline(always)]
-unsafe fn load_lanes<S: Simd>(at: *const u8) -> [S::Bytes; 4] {
-    // SAFETY: the caller vouches for 256 bytes and for the instruction set.
-    unsafe { [S::load_bytes(at), S::load_bytes(at.add(64)), S::load_bytes(at.add(128)), S::load_bytes(at.add(192))] }
-}
-
-impl<const WIDE: bool, const MIN: bool> Shape for UnpackedBlock<WIDE, MIN> {
-    const UNIT_BYTES: usize = block_unit_bytes(MIN);
-    const WIDE: bool = WIDE;
-    const MIN: bool = MIN;
-}
-
-// SAFETY: reads stay within `UNIT_BYTES`.
-unsafe impl<const WIDE: bool, const MIN: bool> BlockPanel for UnpackedBlock<WIDE, MIN> {
-    type Unpacked = Self;
-    #[inline(always)]
-    unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4] {
-        // SAFETY: the trait's contract.
-        unsafe { load_lanes::<S>(unit.add(256 * half)) }
-    }
-    #[inline(always)]
-    unsafe fn scale<S: Simd>(unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::load(unit.add(BLOCK_SCALE).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn min<S: Simd>(unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::load(unit.add(BLOCK_MIN).cast()) }
-    }
-}
-
-impl<const SUB: usize, const WIDE: bool, const MIN: bool> Shape for UnpackedSuper<SUB, WIDE, MIN> {
-    const UNIT_BYTES: usize = super_unit_bytes(SUB, MIN);
-    const WIDE: bool = WIDE;
-    const MIN: bool = MIN;
-}
-
-impl<const SUB: usize, const WIDE: bool, const MIN: bool> UnpackedSuper<SUB, WIDE, MIN> {
-    const D: usize = SUPER_SCALES + 64 * (256 / SUB);
-}
-
-// SAFETY: reads stay within `UNIT_BYTES`.
-unsafe impl<const SUB: usize, const WIDE: bool, const MIN: bool> SuperPanel for UnpackedSuper<SUB, WIDE, MIN> {
-    type Unpacked = Self;
-    const SUB: usize = SUB;
-    #[inline(always)]
-    unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
-        // SAFETY: the trait's contract.
-        unsafe { load_lanes::<S>(unit.add(512 * sub + 256 * half)) }
-    }
-    #[inline(always)]
-    unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::load(unit.add(SUPER_SCALES + 64 * index).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn min_pair<S: Simd>(unit: *const u8, pair: usize) -> S::Ints {
-        // SAFETY: the trait's contract.
-        unsafe { S::load_ints(unit.add(Self::D + 64 + 64 * pair).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::load(unit.add(Self::D).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn dmin<S: Simd>(unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::load(unit.add(Self::D + 64 + 32 * (256 / SUB)).cast()) }
     }
 }
