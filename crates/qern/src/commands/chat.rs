@@ -40,6 +40,9 @@ pub fn run(args: &ChatArgs) -> anyhow::Result<ExitCode> {
     if args.log.verbose > 0 {
         notes.say(&format!("sampling: {}", request::summary(&args.sampling, &model.defaults)));
     }
+    if input.is_terminal() {
+        notes.say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat");
+    }
     let start = Start {
         name: args.model_name().to_string(),
         system: args.prompt.system.clone(),

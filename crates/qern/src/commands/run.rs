@@ -59,7 +59,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
     if args.json {
         let run = json::Run { model: args.model.name(), load_seconds, report: prepared.report, context_len: model.context_len };
-        output::print_json(&run.object(&outcome))?;
+        writeln!(io::stdout(), "{}", run.object(&outcome))?;
     } else {
         tell_about(args, &model, &outcome)?;
     }
@@ -108,7 +108,9 @@ fn tell_about(args: &RunArgs, model: &LoadedModel, outcome: &Outcome) -> anyhow:
     let max_tokens = args.sampling.max_tokens.map(|tokens| tokens as usize);
     for answer in &outcome.answers {
         // Whoever asked for so many tokens expects them to be the end.
-        if max_tokens.is_none() && let Some(note) = answer_note(answer.reason.as_ref(), model.context_len, max_tokens) {
+        if max_tokens.is_none()
+            && let Some(note) = answer_note(answer.reason.as_ref(), model.context_len, max_tokens)
+        {
             note_unless_quiet(args, &note);
         }
     }

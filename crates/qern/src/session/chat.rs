@@ -142,7 +142,11 @@ impl Chat {
             },
             Command::System(system) => {
                 check_template(&self.template, system.is_some(), None)?;
-                let said = if system.is_some() { "system prompt set; it holds from the next message on\n" } else { "no system prompt\n" };
+                let said = if system.is_some() {
+                    "system prompt set; it holds from the next message on\n"
+                } else {
+                    "no system prompt\n"
+                };
                 self.conversation.set_system(system);
                 said.into()
             }

@@ -82,7 +82,8 @@ pub fn opens_thinking(fitted: &FittedPrompt) -> bool {
 /// The template in a file, or else the model's own, which is taken out of it.
 pub fn template_for(model: &mut LoadedModel, file: Option<&Path>) -> anyhow::Result<ChatTemplate> {
     let Some(file) = file else {
-        let missing = "the model has no chat template; name one by `--chat-template FILE`, or complete plain text by `qern run --raw`";
+        let missing =
+            "the model has no chat template; name one by `--chat-template FILE`, or complete plain text by `qern run --raw`";
         return model.template.take().context(missing);
     };
     let source = std::fs::read_to_string(file).with_context(|| format!("cannot read the chat template {}", file.display()))?;

@@ -146,7 +146,9 @@ mod tests {
         stats.add(usage, Some(FinishReason::Stop));
         stats.add(usage, Some(FinishReason::Length));
         let text = stats.text();
-        for part in ["100 tokens, 200.0 tokens/s", "21 tokens, 10.0 tokens/s", "after 0.51 s", "length", "2 answers, 200 tokens read, 42"] {
+        for part in
+            ["100 tokens, 200.0 tokens/s", "21 tokens, 10.0 tokens/s", "after 0.51 s", "length", "2 answers, 200 tokens read, 42"]
+        {
             assert!(text.contains(part), "{text} should say {part}");
         }
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qern::loading::LoadedModel;
-use qern_engine::{BatchSequence, BoxError, Engine, EngineConfig, LanguageModel, LogitsFor, PAGE_LEN, PageId, TokenId, TokenText};
+use qern_engine::{
+    BatchSequence, BoxError, Engine, EngineConfig, LanguageModel, LogitsFor, PAGE_LEN, PageId, TokenId, TokenText,
+};
 use qern_model::config::{Architecture, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use qern_model::generation::GenerationDefaults;
 use qern_model::template::ChatTemplate;
@@ -37,7 +39,8 @@ pub fn load(context_len: usize, step: Duration) -> LoadedModel {
 
 /// What the parrot says to a prompt. It counts turns, and knows a name that it was told anywhere in the prompt.
 pub fn reply(prompt: &str) -> String {
-    let questions: Vec<&str> = prompt.split("<|im_start|>user\n").skip(1).filter_map(|rest| rest.split("<|im_end|>").next()).collect();
+    let questions: Vec<&str> =
+        prompt.split("<|im_start|>user\n").skip(1).filter_map(|rest| rest.split("<|im_end|>").next()).collect();
     let asked = questions.last().copied().unwrap_or_default();
     if asked.contains("my name?") {
         let name = prompt.split("My name is ").nth(1).and_then(|rest| rest.split(['.', '<']).next());
@@ -47,7 +50,11 @@ pub fn reply(prompt: &str) -> String {
         return (1..200).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
     }
     if asked.contains("system?") {
-        return prompt.split("<|im_start|>system\n").nth(1).map_or("none", |rest| rest.split("<|im_end|>").next().unwrap()).into();
+        return prompt
+            .split("<|im_start|>system\n")
+            .nth(1)
+            .map_or("none", |rest| rest.split("<|im_end|>").next().unwrap())
+            .into();
     }
     format!("Turn {}: *{asked}* é", questions.len())
 }
@@ -87,7 +94,8 @@ impl LanguageModel for Parrot {
                 LogitsFor::All => run.position,
             };
             for last in first..end {
-                let seen: Vec<TokenId> = (0..=last).map(|at| self.pages[run.pages[at / PAGE_LEN].0 as usize][at % PAGE_LEN]).collect();
+                let seen: Vec<TokenId> =
+                    (0..=last).map(|at| self.pages[run.pages[at / PAGE_LEN].0 as usize][at % PAGE_LEN]).collect();
                 let mut row = vec![0.0; VOCAB_SIZE];
                 row[next_token(&seen) as usize] = 50.0;
                 self.logits.extend(row);

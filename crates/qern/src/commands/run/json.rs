@@ -1,4 +1,4 @@
-//! The machine-readable form of a run: one object, always with the same keys.
+//! The machine-readable form of a run: one object on one line, always with the same keys.
 //!
 //! `text` and `finish_reason` are those of the first answer; `answers` has all of them. `finish_reason` is one of `stop`,
 //! `stop_string`, `length`, `context`, `cancelled`. Seconds and natural logarithms throughout.
@@ -76,9 +76,7 @@ fn answer(answer: &Answer) -> Value {
 }
 
 fn logprob(token: &TokenLogprob) -> Value {
-    let one = |id: u32, bytes: &[u8], logprob: f32| {
-        json!({ "id": id, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob })
-    };
+    let one = |id: u32, bytes: &[u8], logprob: f32| json!({ "id": id, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob });
     let mut object = one(token.id, &token.bytes, token.logprob);
     object["top"] = token.top.iter().map(|top| one(top.id, &top.bytes, top.logprob)).collect();
     object
@@ -91,7 +89,8 @@ mod tests {
 
     #[test]
     fn the_object_has_everything_a_script_asks_for() {
-        let usage = Usage { prompt_tokens: 10, generated_tokens: 3, prefill_seconds: 0.5, decode_seconds: 1.0, ..Usage::default() };
+        let usage =
+            Usage { prompt_tokens: 10, generated_tokens: 3, prefill_seconds: 0.5, decode_seconds: 1.0, ..Usage::default() };
         let top = TopLogprob { id: 7, bytes: vec![0xc3], logprob: -0.25 };
         let token = TokenLogprob { id: 7, bytes: vec![0xc3], logprob: -0.25, top: vec![top] };
         let first = Answer {

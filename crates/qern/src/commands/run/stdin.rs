@@ -19,7 +19,8 @@ pub fn prompt_text(parts: &[String], raw: bool) -> anyhow::Result<String> {
     let (argument, dash) = split(parts)?;
     let wanted = match argument {
         None if !dash && io::stdin().is_terminal() => {
-            let fix = "give one, as in `qern run \"Why is the sky blue?\"`, pipe text into `qern run -`, or talk with `qern chat`";
+            let fix =
+                "give one, as in `qern run \"Why is the sky blue?\"`, pipe text into `qern run -`, or talk with `qern chat`";
             return Err(UsageError(format!("the prompt is missing; {fix}")).into());
         }
         None => true,

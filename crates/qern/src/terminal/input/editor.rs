@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
-use rustyline::hint::{Hint, Hinter};
+use rustyline::hint::Hinter;
 use rustyline::history::{DefaultHistory, History};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
@@ -121,32 +121,11 @@ impl Completer for ChatHelper {
 }
 
 impl Hinter for ChatHelper {
-    type Hint = Placeholder;
-
-    fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<Placeholder> {
-        line.is_empty().then_some(Placeholder)
-    }
-}
-
-/// What an empty prompt says; never inserted.
-struct Placeholder;
-
-impl Hint for Placeholder {
-    fn display(&self) -> &str {
-        "Send a message (/help lists the commands)"
-    }
-
-    fn completion(&self) -> Option<&str> {
-        None
-    }
+    type Hint = String;
 }
 
 impl Highlighter for ChatHelper {
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
         Cow::Owned(Style { bold: true, color: Some(Color::Green), ..Style::PLAIN }.paint(prompt, self.styled))
-    }
-
-    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
-        Cow::Owned(Style::DIM.paint(hint, self.styled))
     }
 }
