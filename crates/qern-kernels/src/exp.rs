@@ -37,10 +37,12 @@ pub(crate) unsafe fn exp_nonpositive<S: Simd>(x: S::Floats) -> S::Floats {
 /// `(m, n)` with `e^x = m 2^n`, `m` in [0.7, 1.42]. Range reduction and polynomial of Cephes' `expf` (S. Moshier,
 /// netlib.org/cephes, single/expf.c), with fused multiply-adds.
 #[inline(always)]
+#[allow(clippy::excessive_precision)] // As printed there.
 unsafe fn reduce<S: Simd>(x: S::Floats) -> (S::Floats, S::Ints) {
-    const LN2_HI: f32 = 0.693_359_375;
-    const LN2_LO: f32 = -2.121_944_4e-4;
-    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    const LN2_HI: f32 = 0.693359375;
+    const LN2_LO: f32 = -2.12194440e-4;
+    const POLYNOMIAL: [f32; 6] =
+        [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1];
     // SAFETY: the caller's promise.
     unsafe {
         let n = S::to_ints(S::mul(x, S::splat(std::f32::consts::LOG2_E)));

@@ -5,9 +5,12 @@ use super::*;
 use crate::kv::{KvFormat, KvGeometry, KvRows, KvSlot};
 use crate::test_values::uniform;
 use half::f16;
+use std::sync::Mutex;
 
 /// Sequences with all their keys and values stored, on pages in no order, in which someone else's values were before.
 struct Stored {
+    pools: [Pool; 4],                 // of 1 to 4 threads
+    scratch: Mutex<AttentionScratch>, // what earlier calls left in it must not matter
     pages: KvPages,
     num_heads: usize,
     tables: Vec<Vec<u32>>,
@@ -29,15 +32,24 @@ const LAYER: usize = 1;
 impl Stored {
     fn new(shape: Shape, lens: &[usize]) -> Self {
         let Shape { num_heads, num_kv_heads, head_dim, format } = shape;
-        let pool = Pool::new(2);
+        let pools = [1, 2, 3, 4].map(Pool::new);
         let num_pages = lens.iter().map(|len| len.div_ceil(PAGE_LEN)).sum::<usize>() + 1;
         let mut pages = KvPages::new(KvGeometry { num_layers: 2, num_kv_heads, head_dim, format }, num_pages).unwrap();
         let stale = vec![-1e30; PAGE_LEN * num_kv_heads * head_dim];
         for page in 0..num_pages as u32 {
             let slots: Vec<KvSlot> = (0..PAGE_LEN as u32).map(|offset| KvSlot { page, offset }).collect();
-            pages.append(&pool, LAYER, &KvRows { slots: &slots, k: &stale, v: &stale });
+            pages.append(&pools[1], LAYER, &KvRows { slots: &slots, k: &stale, v: &stale });
         }
-        let mut stored = Self { pages, num_heads, tables: vec![], queries: vec![], keys: vec![], values: vec![] };
+        let mut stored = Self {
+            pools,
+            scratch: Mutex::default(),
+            pages,
+            num_heads,
+            tables: vec![],
+            queries: vec![],
+            keys: vec![],
+            values: vec![],
+        };
         let mut free = num_pages as u32;
         for (i, &len) in lens.iter().enumerate() {
             let table: Vec<u32> = (0..len.div_ceil(PAGE_LEN))
@@ -51,7 +63,7 @@ impl Stored {
             let seed = 10 * i as u64 + len as u64;
             let (k, v) =
                 (uniform(seed, len * num_kv_heads * head_dim, 2.0), uniform(seed + 1, len * num_kv_heads * head_dim, 3.0));
-            stored.pages.append(&pool, LAYER, &KvRows { slots: &slots, k: &k, v: &v });
+            stored.pages.append(&stored.pools[1], LAYER, &KvRows { slots: &slots, k: &k, v: &v });
             stored.tables.push(table);
             stored.queries.push(uniform(seed + 2, len * num_heads * head_dim, 2.0));
             stored.keys.push(k);
@@ -77,12 +89,8 @@ impl Stored {
         let mut out = vec![f32::NAN; queries.len()];
         let params = self.params(with.window);
         let input = AttentionInput { pages: &self.pages, layer: LAYER, queries: &queries, sequences: &sequences, params };
-        let mut scratch = AttentionScratch::new();
-        let pool = Pool::new(with.num_threads);
-        // Twice: what the first call leaves in the scratch must not matter.
-        for _ in 0..2 {
-            attention_on(with.isa, &pool, &mut scratch, &input, &mut out);
-        }
+        let mut scratch = self.scratch.lock().unwrap();
+        attention_on(with.isa, &self.pools[with.num_threads - 1], &mut scratch, &input, &mut out);
         sequences.iter().map(|s| out[s.first_row * row..][..s.num_tokens * row].to_vec()).collect()
     }
 
@@ -178,7 +186,7 @@ fn every_shape_matches_softmax_in_f64_with_equal_bits_on_every_isa() {
                 check(shape, len, None);
             }
         }
-        check(Shape { num_heads: 3, num_kv_heads: 1, head_dim: 16, format }, 2100, None);
+        check(Shape { num_heads: 3, num_kv_heads: 1, head_dim: 16, format }, 1100, None);
     }
 }
 
@@ -186,10 +194,10 @@ fn every_shape_matches_softmax_in_f64_with_equal_bits_on_every_isa() {
 fn a_window_hides_what_is_before_it() {
     for format in FORMATS {
         let shape = Shape { num_heads: 6, num_kv_heads: 2, head_dim: 32, format };
-        for window in [1, 2, 63, 64, 65, 100, 500] {
-            check(shape, 300, Some(window));
+        for window in [1, 2, 63, 64, 65, 100] {
+            check(shape, 200, Some(window));
         }
-        check(shape, 1200, Some(1000));
+        check(Shape { num_heads: 2, num_kv_heads: 1, head_dim: 16, format }, 1200, Some(1000));
     }
 }
 
@@ -235,7 +243,8 @@ fn batches_and_threads_do_not_change_bits() {
 #[test]
 fn eight_bits_stay_close_to_half_floats() {
     let shape = |format| Shape { num_heads: 4, num_kv_heads: 2, head_dim: 64, format };
-    let [f16, q8] = FORMATS.map(|format| Stored::new(shape(format), &[500]).attend(with(1), &[(0, 0, 500)]).remove(0));
+    let [f16, q8] =
+        [KvFormat::F16, KvFormat::Q8].map(|format| Stored::new(shape(format), &[500]).attend(with(1), &[(0, 0, 500)]).remove(0));
     // A value is off by at most 3 / 254. A score is off by a sum of 64 products of queries below 2 and errors below 2 / 254,
     // over sqrt(64): uniform and independent, a standard deviation of 2 / sqrt(3) * (2 / 127) / sqrt(12) = 0.0053; weights
     // follow it, times values below 3. Five deviations.

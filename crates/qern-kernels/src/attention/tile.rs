@@ -2,9 +2,12 @@
 //! shape of a tile and the form of its keys and values, an element is one chain of fused multiply-adds: scores over the
 //! dimensions in order, sums over the positions in order.
 
-use crate::kv::PAGE_LEN;
+// Tiles are indexed as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 
+use crate::kv::PAGE_LEN;
 use crate::simd::{Kernel, Simd};
 
 /// A form that keys and values are read from.
@@ -56,6 +59,7 @@ impl Source for I8 {
 }
 
 /// Asks for one line after the other of memory that will be read soon.
+#[derive(Clone, Copy)]
 pub(super) struct Prefetch {
     pub(super) next: *const u8,
     pub(super) end: *const u8,
@@ -81,6 +85,12 @@ impl Prefetch {
             self.next = self.next.wrapping_add(64 * num_lines);
         }
     }
+}
+
+/// Lines of as many bytes as a tile reads for one dimension or position: what is asked for keeps pace with what is used.
+#[inline(always)]
+const fn lines<K: Source>(num_vectors: usize) -> usize {
+    (num_vectors * 16 * size_of::<K::Element>()).div_ceil(64)
 }
 
 /// Rows of the largest register tile of any instruction set.
@@ -172,9 +182,11 @@ impl<K: Source, const R: usize> Scores<K, R> {
         // SAFETY: the caller's promise.
         unsafe {
             let (keys, scores) = (self.keys.add(first), self.scores.add(first));
+            // A copy, which unlike the field can stay in a register.
+            let mut prefetch = self.prefetch;
             let mut acc = [[S::splat(0.0); C]; R];
             for d in 0..self.head_dim {
-                self.prefetch.lines::<S>(const { C.div_ceil(2) });
+                prefetch.lines::<S>(const { lines::<K>(C) });
                 let mut key = [S::splat(0.0); C];
                 for c in 0..C {
                     key[c] = K::load::<S>(keys.add(d * PAGE_LEN + c * 16));
@@ -191,6 +203,7 @@ impl<K: Source, const R: usize> Scores<K, R> {
                     S::store(scores.add(r * PAGE_LEN + c * 16), acc[r][c]);
                 }
             }
+            self.prefetch = prefetch;
         }
     }
 }
@@ -240,6 +253,8 @@ impl<V: Source, const R: usize> WeightedSums<V, R> {
         // SAFETY: the caller's promise.
         unsafe {
             let (dim, values, out) = (self.head_dim, self.values.add(first), self.acc.add(first));
+            // A copy, which unlike the field can stay in a register.
+            let mut prefetch = self.prefetch;
             let mut acc = [[S::splat(0.0); C]; R];
             for r in 0..R {
                 let decay = S::splat(self.decay[r]);
@@ -248,7 +263,7 @@ impl<V: Source, const R: usize> WeightedSums<V, R> {
                 }
             }
             for p in self.positions.start..self.positions.end {
-                self.prefetch.lines::<S>(const { C.div_ceil(2) });
+                prefetch.lines::<S>(const { lines::<V>(C) });
                 let mut value = [S::splat(0.0); C];
                 for c in 0..C {
                     value[c] = V::load::<S>(values.add(p * dim + c * 16));
@@ -265,6 +280,7 @@ impl<V: Source, const R: usize> WeightedSums<V, R> {
                     S::store(out.add(r * dim + c * 16), acc[r][c]);
                 }
             }
+            self.prefetch = prefetch;
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The walk of one job: its queries over its blocks, with the online softmax, and the merging of segments. Cuts no work.
 
+// Tiles are indexed as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
