@@ -4,6 +4,7 @@
 //! Rule of the crate: every output element is accumulated in one fixed order, so a result never depends on the batch it
 //! was computed in or on the number of threads.
 
+pub mod activation;
 mod arch;
 pub mod attention;
 pub mod cores;
@@ -11,15 +12,12 @@ pub mod dequantize;
 mod disjoint;
 mod exp;
 pub mod format;
-mod tile;
-mod tables;
-pub mod matrix;
-pub mod matmul;
 mod formats;
-pub mod activation;
 pub mod isa;
 pub mod kv;
 pub mod machine;
+pub mod matmul;
+pub mod matrix;
 pub mod memory;
 pub mod memory_limits;
 pub mod mmap;
@@ -28,7 +26,9 @@ pub mod pool;
 pub mod rope;
 mod simd;
 pub mod swiglu;
+mod tables;
 #[cfg(test)]
 mod test_values;
+mod tile;
 
 pub use format::WeightFormat;

@@ -154,7 +154,7 @@ macro_rules! dispatch {
                 #[target_feature(enable = "avx2,fma,f16c")]
                 unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                     // SAFETY: this function enables the instruction set; the caller vouches for the pointers.
-                    unsafe { $body::<$crate::arch::avx2::Avx2, $($generic)*>($($arg),*) }
+                    unsafe { $body::<$crate::arch::avx2::Avx2<false>, $($generic)*>($($arg),*) }
                 }
                 // SAFETY: `Isa::Avx2` is only made where the CPU has AVX2, FMA and F16C.
                 unsafe { avx2($($arg),*) }

@@ -5,6 +5,8 @@ use crate::activation::ActivationKind;
 use crate::format::WeightFormat;
 use crate::formats::unpacked::{block_unit_bytes, super_unit_bytes, unpack_block, unpack_super};
 use crate::formats::{self, BlockPanel, PANEL_ROWS, Pack, SuperPanel, float};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Avx2Fma;
 use crate::isa::Isa;
 use crate::simd::Simd;
 use crate::tile::{TileArgs, block_tile, float_tile, super_tile};
@@ -109,6 +111,10 @@ pub(crate) fn tiles(format: WeightFormat, isa: Isa) -> &'static Tiles {
     match isa {
         Isa::Scalar => by_format!(format, block_scalar, super_scalar, float_scalar),
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 if Avx2Fma::detect().is_some_and(Avx2Fma::has_avx_vnni) => {
+            by_format!(format, block_avx2_vnni, super_avx2_vnni, float_avx2_vnni)
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => by_format!(format, block_avx2, super_avx2, float_avx2),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => by_format!(format, block_avx512, super_avx512, float_avx512),
@@ -198,8 +204,11 @@ macro_rules! instruction_set {
 instruction_set!(scalar, crate::arch::scalar::Scalar, [], single: [1 2], double: [],
     block_scalar, super_scalar, float_scalar);
 #[cfg(target_arch = "x86_64")]
-instruction_set!(avx2, crate::arch::avx2::Avx2, [target_feature(enable = "avx2,fma,f16c")],
+instruction_set!(avx2, crate::arch::avx2::Avx2<false>, [target_feature(enable = "avx2,fma,f16c")],
     single: [1 2 3], double: [], block_avx2, super_avx2, float_avx2);
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx2_vnni, crate::arch::avx2::Avx2<true>, [target_feature(enable = "avx2,fma,f16c")],
+    single: [1 2 3], double: [], block_avx2_vnni, super_avx2_vnni, float_avx2_vnni);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512, crate::arch::avx512::Avx512,
     [target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")],

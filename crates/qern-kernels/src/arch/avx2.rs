@@ -1,11 +1,12 @@
-//! `Simd` on AVX2 with FMA and F16C: two registers a vector.
+//! `Simd` on AVX2 with FMA and F16C: two registers a vector. With `VNNI`, dot products are AVX-VNNI's.
 
 use crate::simd::{Kernel, Simd};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// AVX2 with FMA and F16C.
+/// AVX2 with FMA and F16C; with AVX-VNNI too where `VNNI`.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
 /// Lanes 0..8 and 8..16.
 type Pair<T> = [T; 2];
@@ -31,6 +32,19 @@ macro_rules! both {
     };
 }
 
+/// One AVX-VNNI instruction, in its VEX encoding (the processors that need it have no AVX-512).
+macro_rules! vnni {
+    ($instruction:literal, $acc:expr, $w:expr, $a:expr) => {{
+        let mut acc = $acc;
+        asm!(
+            concat!("{{vex}} ", $instruction, " {acc}, {w}, {a}"),
+            acc = inout(ymm_reg) acc, w = in(ymm_reg) $w, a = in(ymm_reg) $a,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        acc
+    }};
+}
+
 /// The word at `p + offset` in all lanes.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -40,12 +54,12 @@ unsafe fn broadcast(p: *const u8, offset: usize) -> __m256i {
 }
 
 // SAFETY: every method is compiled with the instruction set that the trait's contract promises.
-unsafe impl Simd for Avx2 {
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Floats = Pair<__m256>;
     type Ints = Pair<__m256i>;
     type Bytes = Pair<__m256i>;
     const NUM_REGISTERS: usize = 8;
-    const WIDE_IS_SIGNED: bool = true;
+    const WIDE_IS_SIGNED: bool = !VNNI;
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -146,6 +160,9 @@ unsafe impl Simd for Avx2 {
         }
         fn dot_i16<const OFFSET: usize>(acc: Pair<__m256i>, w: Pair<__m256i>, a: *const u8) -> Pair<__m256i> {
             let a = broadcast(a, OFFSET);
+            if VNNI {
+                return [vnni!("vpdpwssd", acc[0], w[0], a), vnni!("vpdpwssd", acc[1], w[1], a)];
+            }
             [_mm256_add_epi32(acc[0], _mm256_madd_epi16(w[0], a)), _mm256_add_epi32(acc[1], _mm256_madd_epi16(w[1], a))]
         }
         fn load_bytes(p: *const u8) -> Pair<__m256i> { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
@@ -165,6 +182,9 @@ unsafe impl Simd for Avx2 {
         // Pairs of products stay below 2 * 63 * 127 < 2^15, so the 16-bit sums of `maddubs` do not saturate.
         fn dot<const OFFSET: usize>(acc: Pair<__m256i>, w: Pair<__m256i>, a: *const u8) -> Pair<__m256i> {
             let a = broadcast(a, OFFSET);
+            if VNNI {
+                return [vnni!("vpdpbusd", acc[0], w[0], a), vnni!("vpdpbusd", acc[1], w[1], a)];
+            }
             let ones = _mm256_set1_epi16(1);
             [
                 _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_maddubs_epi16(w[0], a), ones)),
@@ -173,6 +193,9 @@ unsafe impl Simd for Avx2 {
         }
         // |w - 128| <= 128 and |a| <= 127: pairs stay below 2 * 128 * 127 < 2^15.
         fn dot_wide<const OFFSET: usize>(acc: Pair<__m256i>, w: Pair<__m256i>, a: *const u8) -> Pair<__m256i> {
+            if VNNI {
+                return Self::dot::<OFFSET>(acc, w, a);
+            }
             let a = broadcast(a, OFFSET);
             let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
             let signed = [_mm256_xor_si256(w[0], flip), _mm256_xor_si256(w[1], flip)];
