@@ -4,6 +4,7 @@
 mod gguf;
 mod hugging_face;
 
+pub use qern_kernels::rope::{RopeLayout, RopeScaling};
 use crate::error::{Error, Result};
 
 /// Everything the transformer needs to know besides the weights. Values obtained from a file have been validated: counts are
@@ -63,62 +64,6 @@ pub struct RopeConfig {
     pub layout: RopeLayout,
     /// How the frequencies are stretched beyond the trained context.
     pub scaling: RopeScaling,
-}
-
-/// Which two values of a head are rotated together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// `i` and `i + num_dims / 2`: Hugging Face checkpoints, and the GGUF files of qwen2 and qwen3.
-    HalfSplit,
-    /// `2 i` and `2 i + 1`: GGUF files of `llama` (mistral included), whose `q_proj` and `k_proj` rows are permuted for it.
-    Interleaved,
-}
-
-/// How rotary frequencies are stretched. Formulas: `modeling_rope_utils.py` of transformers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies as `theta` gives them.
-    None,
-    /// Every frequency divided by `factor`.
-    Linear {
-        /// The stretch.
-        factor: f32,
-    },
-    /// `theta` grows with the length of the sequence beyond `original_positions`.
-    DynamicNtk {
-        /// The stretch.
-        factor: f32,
-        /// Positions of the original training.
-        original_positions: usize,
-    },
-    /// YaRN: low frequencies are interpolated, high ones kept, with a ramp between (arXiv 2309.00071).
-    Yarn {
-        /// The stretch.
-        factor: f32,
-        /// Positions of the original training.
-        original_positions: usize,
-        /// Rotations over the original context above which a frequency is kept.
-        beta_fast: f32,
-        /// Rotations over the original context below which a frequency is interpolated.
-        beta_slow: f32,
-        /// Multiplies cosines and sines. Resolved from the file's `attention_factor`, `mscale` and `mscale_all_dim`, or
-        /// `0.1 ln(factor) + 1` when it has none of them.
-        attention_factor: f32,
-    },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, smooth in between.
-    Llama3 {
-        /// The stretch.
-        factor: f32,
-        /// Wavelengths above `original_positions / low_freq_factor` are stretched whole.
-        low_freq_factor: f32,
-        /// Wavelengths below `original_positions / high_freq_factor` are kept.
-        high_freq_factor: f32,
-        /// Positions of the original training.
-        original_positions: usize,
-    },
-    /// Every frequency divided by a factor of its own: the `rope_freqs.weight` tensor, in which GGUF carries `Llama3`.
-    /// // [num_dims / 2]
-    FrequencyFactors(Vec<f32>),
 }
 
 impl Architecture {
@@ -223,7 +168,7 @@ impl RopeConfig {
                 rule(beta_fast >= beta_slow, || {
                     format!("beta_fast must be at least beta_slow; given {beta_fast} and {beta_slow}")
                 })?;
-                positive("attention_factor", attention_factor)
+                attention_factor.map_or(Ok(()), |factor| positive("attention_factor", factor))
             }
             &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
                 original(original_positions)?;
@@ -234,7 +179,7 @@ impl RopeConfig {
                     format!("high_freq_factor must be above low_freq_factor; given {high_freq_factor} and {low_freq_factor}")
                 })
             }
-            RopeScaling::FrequencyFactors(factors) => {
+            RopeScaling::Factors(factors) => {
                 rule(factors.len() == num_dims / 2, || {
                     format!("rope_freqs must have {} values, half the rotated dimensions; it has {}", num_dims / 2, factors.len())
                 })?;

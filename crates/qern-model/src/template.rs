@@ -19,7 +19,8 @@ use crate::{Error, Result};
 use guard::Guard;
 pub use probe::Capabilities;
 
-/// A chat template, compiled. Rendering may take long for hostile templates: call it where that blocks nobody.
+/// A chat template, compiled. Compiling and rendering are bounded in time and memory, but a hostile template may come close
+/// to the bounds (seconds): call them where that blocks nobody.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -72,7 +73,7 @@ pub struct RenderedPrompt {
 }
 
 /// Templates longer than this are refused.
-const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+const MAX_TEMPLATE_BYTES: usize = 256 << 10;
 /// What transformers puts behind a message that is to be continued.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
@@ -131,9 +132,8 @@ impl ChatTemplate {
         let guard = Guard::new(&self.tokens.guarded, &values, &kwargs)?;
         guard.mark(&mut values, &mut kwargs);
 
-        let num_bytes = adapt::num_bytes(&values, &kwargs);
-        let context = self.context(values, kwargs, options);
-        let mut text = environment::render(&self.environment, context, num_bytes)?;
+        let input = adapt::measure(&values, &kwargs);
+        let mut text = environment::render(&self.environment, input, self.context(values, kwargs, options))?;
         if options.continue_final_message {
             cut_at_tag(&mut text)?;
         }
@@ -151,7 +151,7 @@ impl ChatTemplate {
         let tokens = [("bos_token", &self.tokens.bos), ("eos_token", &self.tokens.eos)];
         context.extend(tokens.into_iter().filter_map(|(name, text)| Some((name.into(), text.clone()?.into()))));
         context.extend(kwargs.into_iter().map(|(name, value)| (name, Value::from(Serde(value)))));
-        context.into_iter().collect()
+        Value::from_pairs(context)
     }
 }
 

@@ -2,7 +2,7 @@
 //! configurations. How weights got here is in `weights`; which sequences run together is the engine's business.
 
 use crate::batch::{BatchSequence, LogitsFor, PAGE_LEN};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeConfig};
 use crate::error::{Error, Result};
 use crate::inputs::Inputs;
 use crate::weights::{Layer, Linear, Weights};
@@ -12,7 +12,7 @@ use qern_kernels::kv::{KvFormat, KvGeometry, KvPages, KvRows, KvSlot};
 use qern_kernels::matmul::{Output, Product, matmul};
 use qern_kernels::norm::rms_norm;
 use qern_kernels::pool::Pool;
-use qern_kernels::rope::{HeadNorm, Rope, RopeLayout, RopeParams, RopeScaling, Rotation};
+use qern_kernels::rope::{HeadNorm, Rope, RopeParams, Rotation};
 use std::sync::Arc;
 
 /// A model's weights and what is needed to run them. Shared by everything that runs the model.
@@ -50,7 +50,9 @@ pub type Observer<'a> = &'a mut dyn FnMut(usize, &[f32]);
 impl Transformer {
     /// Puts weights together with what runs them.
     pub fn new(config: ModelConfig, weights: Weights, pool: Arc<Pool>, isa: Isa) -> Result<Self> {
-        let rope = Rope::new(rope_params(&config)).map_err(|error| Error::Config(error.to_string()))?;
+        let RopeConfig { theta, num_dims, layout, scaling } = config.rope.clone();
+        let params = RopeParams { head_dim: config.head_dim, num_dims, theta, layout, scaling };
+        let rope = Rope::new(params).map_err(|error| Error::Config(error.to_string()))?;
         Ok(Self { config, weights, rope, pool, isa })
     }
 
@@ -245,28 +247,6 @@ impl Transformer {
         }
         Ok(())
     }
-}
-
-/// The kernels' form of the configuration's rotary embedding.
-fn rope_params(config: &ModelConfig) -> RopeParams {
-    use crate::config::{RopeLayout as Layout, RopeScaling as From};
-    let scaling = match config.rope.scaling.clone() {
-        From::None => RopeScaling::None,
-        From::Linear { factor } => RopeScaling::Linear { factor },
-        From::DynamicNtk { factor, original_positions } => RopeScaling::DynamicNtk { factor, original_positions },
-        From::Yarn { factor, original_positions, beta_fast, beta_slow, attention_factor } => {
-            RopeScaling::Yarn { factor, original_positions, beta_fast, beta_slow, attention_factor: Some(attention_factor) }
-        }
-        From::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions }
-        }
-        From::FrequencyFactors(factors) => RopeScaling::Factors(factors),
-    };
-    let layout = match config.rope.layout {
-        Layout::HalfSplit => RopeLayout::HalfSplit,
-        Layout::Interleaved => RopeLayout::Interleaved,
-    };
-    RopeParams { head_dim: config.head_dim, num_dims: config.rope.num_dims, theta: config.rope.theta, layout, scaling }
 }
 
 /// A weight and its bias, borrowed.

@@ -93,7 +93,7 @@ fn both_spellings_of_the_rotary_settings_are_read() {
         original_positions: 32_768,
         beta_fast: 32.0,
         beta_slow: 1.0,
-        attention_factor,
+        attention_factor: Some(attention_factor),
     };
     let with = |more: Value| {
         let mut scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768});
@@ -239,7 +239,7 @@ fn the_metadata_of_a_gguf_is_read() {
     let factors = [1f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
     let bytes = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
     check(llama().tensor("rope_freqs.weight", &[8], 0, bytes), |c| {
-        c.rope.scaling = RopeScaling::FrequencyFactors((1..=8).map(|factor| factor as f32).collect());
+        c.rope.scaling = RopeScaling::Factors((1..=8).map(|factor| factor as f32).collect());
     });
     check(gguf("qwen2"), |c| {
         (c.architecture, c.qkv_bias, c.rope.layout) = (Architecture::Qwen2, true, RopeLayout::HalfSplit);
@@ -256,7 +256,7 @@ fn the_metadata_of_a_gguf_is_read() {
             original_positions: 64,
             beta_fast: 32.0,
             beta_slow: 1.0,
-            attention_factor: (0.1 * 4f64.ln() + 1.0) as f32,
+            attention_factor: Some((0.1 * 4f64.ln() + 1.0) as f32),
         };
     });
 }

@@ -332,8 +332,14 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
     /// Perplexity of a text under the model; lower is better.
+    ///
+    /// The text is cut as llama-perplexity cuts it, so that the numbers can be compared: windows of --context tokens, of which
+    /// the second half is scored. What is left after the last whole window is not scored; the result says how much that is.
     Perplexity(PerplexityArgs),
     /// Divergence (KL) of the model's predictions from a reference model's saved logits; lower is better.
+    ///
+    /// KL(reference || model) in nats at the positions that `qern eval perplexity` scores, how often both find the same token
+    /// likeliest, and how far apart the probabilities of the text's own tokens are.
     Kl(KlArgs),
 }
 
@@ -347,7 +353,7 @@ pub struct PerplexityArgs {
     /// The text and how it is read.
     #[command(flatten)]
     pub text: EvalTextArgs,
-    /// Also save the logits of every scored position, for `qern eval kl`
+    /// Also save the predictions at every scored position, for `qern eval kl`: 4 bytes for every token of the vocabulary
     #[arg(long, value_name = "LOGITS")]
     pub save_logits: Option<PathBuf>,
     /// Everything else.
@@ -379,8 +385,8 @@ pub struct EvalTextArgs {
     /// The text to score, UTF-8
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Tokens scored together; the text is cut into windows of this length
-    #[arg(short, long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    /// Tokens in a window; the second half of each is scored
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(3..))]
     pub context: u32,
 }
 

@@ -75,7 +75,7 @@ fn rope(file: &GgufFile, keys: &Keys<'_>, head_dim: usize) -> Result<(RopeConfig
     let (mut scaling, max_positions) = scaling(keys, context_length)?;
     if let Some(factors) = frequency_factors(file)? {
         rule(scaling == RopeScaling::None, || "rope_freqs must be the only rope scaling; another type is set as well".into())?;
-        scaling = RopeScaling::FrequencyFactors(factors);
+        scaling = RopeScaling::Factors(factors);
     }
     for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
         rule(file.tensor_info(name).is_none(), || format!("longrope (the tensor `{name}`) is not supported"))?;
@@ -103,7 +103,7 @@ fn scaling(keys: &Keys<'_>, context_length: usize) -> Result<(RopeScaling, usize
                 beta_fast: keys.f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: keys.f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 // The file's factor comes on top of the formula's: `rope_yarn` of ggml.
-                attention_factor: keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0) * super::yarn_mscale(factor, 1.0),
+                attention_factor: Some(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0) * super::yarn_mscale(factor, 1.0)),
             };
             (scaling, context_length.max(super::stretched(original_positions, factor)))
         }

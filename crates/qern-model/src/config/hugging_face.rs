@@ -144,7 +144,7 @@ fn scaling(parameters: Object<'_>, max_position_embeddings: usize) -> Result<(Ro
                 original_positions,
                 beta_fast: parameters.f32("beta_fast")?.unwrap_or(32.0),
                 beta_slow: parameters.f32("beta_slow")?.unwrap_or(1.0),
-                attention_factor: attention_factor(parameters, factor)?,
+                attention_factor: Some(attention_factor(parameters, factor)?),
             };
             (scaling, max_position_embeddings.max(super::stretched(original_positions, factor)))
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::environment::Input;
 use super::{Capabilities, error};
 use crate::Result;
 use crate::chat::Conversation;
@@ -88,16 +89,27 @@ pub fn append_to_last(values: &mut Values, suffix: &str) -> Result<()> {
     Ok(())
 }
 
-/// A measure of how much there is to render.
-pub fn num_bytes(values: &Values, kwargs: &Map<String, Value>) -> usize {
-    let object = |fields: &Map<String, Value>| fields.iter().map(|(key, value)| key.len() + size(value)).sum::<usize>();
-    fn size(value: &Value) -> usize {
-        8 + match value {
-            Value::String(text) => text.len(),
-            Value::Array(values) => values.iter().map(size).sum(),
-            Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + size(value)).sum(),
-            _ => 0,
-        }
+/// How much there is to render.
+pub fn measure(values: &Values, kwargs: &Map<String, Value>) -> Input {
+    let mut input = Input::default();
+    values.messages.iter().chain([kwargs]).for_each(|fields| measure_fields(fields, &mut input));
+    values.tools.iter().for_each(|tool| measure_value(tool, &mut input));
+    input
+}
+
+fn measure_fields(fields: &Map<String, Value>, input: &mut Input) {
+    for (key, value) in fields {
+        input.num_bytes += key.len();
+        measure_value(value, input);
     }
-    values.messages.iter().map(object).sum::<usize>() + values.tools.iter().map(size).sum::<usize>() + object(kwargs)
+}
+
+fn measure_value(value: &Value, input: &mut Input) {
+    input.num_values += 1;
+    match value {
+        Value::String(text) => input.num_bytes += text.len(),
+        Value::Array(values) => values.iter().for_each(|value| measure_value(value, input)),
+        Value::Object(fields) => measure_fields(fields, input),
+        Value::Null | Value::Bool(_) | Value::Number(_) => input.num_bytes += 8,
+    }
 }

@@ -2,28 +2,49 @@
 //! Python's methods, whitespace control, and bounds on what a template may cost. Knows nothing of chats.
 
 use std::io;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, from_args};
+use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value};
 
 use super::{error, json};
 use crate::Result;
 use crate::error::shorten;
 
-/// Steps that any template may take, and further ones for each byte that it is given. A step is an instruction or 64 bytes
-/// produced; real templates take some hundreds for a message.
-const FUEL: u64 = 3_000_000;
-const FUEL_PER_BYTE: u64 = 16;
+/// Steps that any template may take, and further ones for each value and byte that it is given. A step is an instruction or
+/// 64 bytes produced; real templates take less than 300 for a value and pass over each byte a few times.
+const FUEL: u64 = 100_000;
+const FUEL_PER_VALUE: u64 = 500;
+const FUEL_PER_BYTE: u64 = 1;
 /// Bytes that any template may write, and further ones for each byte that it is given.
 const OUTPUT: usize = 4 << 20;
 const OUTPUT_PER_BYTE: usize = 8;
+/// Templates and values may be nested as deep as their bytes and the fuel allow, and the engine recurses over them: these are
+/// what a level takes of the stack at most, measured and doubled. A stack is only reserved until it is used.
+const STACK: usize = 16 << 20;
+const STACK_PER_TEMPLATE_BYTE: usize = 1 << 10;
+const STACK_PER_FUEL: usize = 1 << 10;
+const MAX_STACK: usize = 8 << 30;
+/// Some operations of the engine take time that their fuel does not pay for (slices of slices of slices ...).
+const TIME: Duration = Duration::from_secs(30);
 
 /// The only template of an environment.
 const NAME: &str = "chat";
 
 /// An environment with a template in it.
 pub fn compile(source: &str) -> Result<Environment<'static>> {
+    let source = accept_generation_tags(source);
+    with_stack(STACK_PER_TEMPLATE_BYTE.saturating_mul(source.len()), move || {
+        let mut environment = new();
+        let compiled = environment.add_template_owned(NAME, source);
+        compiled.map_err(|cause| error(format!("the template does not compile: {}", describe(&cause))))?;
+        Ok(environment)
+    })
+}
+
+fn new() -> Environment<'static> {
     let mut environment = Environment::new();
     if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
         environment.set_syntax(syntax);
@@ -31,30 +52,62 @@ pub fn compile(source: &str) -> Result<Environment<'static>> {
     environment.set_debug(false);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
+    environment.set_formatter(|output, state, value| match json::python_float_of(value) {
+        Some(float) => output.write_str(&float).map_err(minijinja::Error::from),
+        None => minijinja::escape_formatter(output, state, value),
+    });
     environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |value: &Value| match json::python_float_of(value) {
+        Some(float) => float,
+        None => value.to_string(),
+    });
+    environment
+        .add_test("iterable", |value: &Value| value.is_undefined() || is_sized(value) || value.kind() == ValueKind::Iterable);
+    environment.add_test("sequence", |value: &Value| value.is_undefined() || is_sized(value));
+    environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
     environment.add_function("raise_exception", raise_exception);
     environment
-        .add_template_owned(NAME, accept_generation_tags(source))
-        .map_err(|cause| error(format!("the template does not compile: {}", describe(&cause))))?;
-    Ok(environment)
 }
 
-/// Renders the template within the bounds for an input of `num_bytes`.
-pub fn render(environment: &Environment<'static>, context: Value, num_bytes: usize) -> Result<String> {
+/// How much a template is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Input {
+    pub num_values: usize,
+    pub num_bytes: usize,
+}
+
+/// Renders the template within the bounds for its input.
+pub fn render(environment: &Environment<'static>, input: Input, context: Value) -> Result<String> {
+    let fuel =
+        FUEL + FUEL_PER_VALUE.saturating_mul(input.num_values as u64) + FUEL_PER_BYTE.saturating_mul(input.num_bytes as u64);
     let mut environment = environment.clone(); // shares the compiled template
-    environment.set_fuel(Some(FUEL.saturating_add(FUEL_PER_BYTE.saturating_mul(num_bytes as u64))));
-    let template = environment.get_template(NAME).map_err(|cause| error(describe(&cause)))?;
-    let limit = OUTPUT.saturating_add(OUTPUT_PER_BYTE.saturating_mul(num_bytes));
-    let mut output = Bounded { text: Vec::new(), limit, exceeded: false };
-    let result = template.render_captured_to(context, &mut output).map(drop);
-    if output.exceeded {
-        return Err(error(format!("the template must write at most {limit} bytes for this conversation; it writes more")));
-    }
-    result.map_err(|cause| match refusal(&cause) {
-        Some(message) => error(format!("the template refuses the conversation: {message}")),
-        None => error(format!("the template fails: {}", describe(&cause))),
-    })?;
-    String::from_utf8(output.text).map_err(|_| error("the template must write text"))
+    environment.set_fuel(Some(fuel));
+    with_stack(STACK_PER_FUEL.saturating_mul(fuel as usize), move || {
+        let template = environment.get_template(NAME).map_err(|cause| error(describe(&cause)))?;
+        let limit = OUTPUT.saturating_add(OUTPUT_PER_BYTE.saturating_mul(input.num_bytes));
+        let mut output = Bounded { text: Vec::new(), limit, exceeded: false };
+        let result = template.render_captured_to(context, &mut output).map(drop);
+        if output.exceeded {
+            return Err(error(format!("the template must write at most {limit} bytes for this conversation; it writes more")));
+        }
+        result.map_err(|cause| match refusal(&cause) {
+            Some(message) => error(format!("the template refuses the conversation: {message}")),
+            None => error(format!("the template fails: {}", describe(&cause))),
+        })?;
+        String::from_utf8(output.text).map_err(|_| error("the template must write text"))
+    })
+}
+
+/// Runs `work` on a thread with a stack of its own, and leaves it to itself when it takes too long.
+fn with_stack<T: Send + 'static>(num_bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let num_bytes = num_bytes.saturating_add(STACK).min(MAX_STACK);
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("template".into()).stack_size(num_bytes).spawn(move || sender.send(work()));
+    thread.map_err(|cause| error(format!("no thread for the template: {cause}")))?;
+    receiver.recv_timeout(TIME).unwrap_or_else(|cause| match cause {
+        RecvTimeoutError::Timeout => Err(error(format!("the template takes longer than {} seconds", TIME.as_secs()))),
+        RecvTimeoutError::Disconnected => Err(error("the template engine failed")),
+    })
 }
 
 /// What an error of the template engine says, in a line.
@@ -118,29 +171,30 @@ fn refusal(cause: &minijinja::Error) -> Option<String> {
     None
 }
 
-fn tojson(state: &State, value: &Value, args: minijinja::value::Rest<Value>) -> Result<Value, minijinja::Error> {
-    let (ensure_ascii, indent, separators, sort_keys, kwargs): (
-        Option<bool>,
-        Option<Value>,
-        Option<Value>,
-        Option<bool>,
-        Kwargs,
-    ) = from_args(&args)?;
-    let ensure_ascii = ensure_ascii.map_or_else(|| kwargs.get("ensure_ascii"), |flag| Ok(Some(flag)))?;
-    let sort_keys = sort_keys.map_or_else(|| kwargs.get("sort_keys"), |flag| Ok(Some(flag)))?;
-    let indent: Option<Value> = indent.map_or_else(|| kwargs.get("indent"), |indent| Ok(Some(indent)))?;
-    let separators: Option<Value> = separators.map_or_else(|| kwargs.get("separators"), |both| Ok(Some(both)))?;
-    let mut style = json::Style::new(ensure_ascii.unwrap_or(false), sort_keys.unwrap_or(false));
-    if let Some(indent) = indent.filter(|indent| !indent.is_none()) {
+fn tojson(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
+    let given = |index: usize, name| -> Result<Option<Value>, minijinja::Error> {
+        let value = positional.get(index).cloned().map_or_else(|| kwargs.get(name), |value| Ok(Some(value)))?;
+        Ok(value.filter(|value: &Value| !value.is_none()))
+    };
+    let is_true = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let (ensure_ascii, indent) = (is_true(given(0, "ensure_ascii")?), given(1, "indent")?);
+    let (separators, sort_keys) = (given(2, "separators")?, is_true(given(3, "sort_keys")?));
+    let mut style = json::Style::new(ensure_ascii, sort_keys);
+    if let Some(indent) = indent {
         style.indent(&indent)?;
     }
-    if let Some(both) = separators.filter(|both| !both.is_none()) {
+    if let Some(both) = separators {
         let both: Vec<String> = both.try_iter()?.take(3).map(|separator| separator.to_string()).collect();
         let [item, key] = <[String; 2]>::try_from(both).map_err(|_| invalid("tojson: there must be two separators"))?;
         style.separators(item, key);
     }
     kwargs.assert_all_used()?;
     json::write(state, value, &style).map(Value::from)
+}
+
+/// Whether Python has a `len` of it.
+fn is_sized(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
 /// Python's methods that minijinja's own set of them lacks.

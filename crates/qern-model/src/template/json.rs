@@ -159,10 +159,13 @@ impl Writer<'_> {
 }
 
 fn number(value: &Value) -> String {
-    if value.is_integer() {
-        return value.to_string();
-    }
-    f64::try_from(value.clone()).map_or_else(|_| value.to_string(), python_float)
+    python_float_of(value).unwrap_or_else(|| value.to_string())
+}
+
+/// How Python writes a value that is a float.
+pub fn python_float_of(value: &Value) -> Option<String> {
+    let is_float = value.kind() == ValueKind::Number && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok()).flatten().map(python_float)
 }
 
 /// `repr` of a float: the shortest digits that give it back, with an exponent outside 1e-4..1e16.

@@ -224,7 +224,9 @@ fn read_pretokenizer_part(value: &Value, splits: &mut Vec<Split>, spelling: &mut
     {
         return Err(error(format!("`ByteLevel` or `Metaspace` must be the last pre-tokenizer; `{}` follows", shorten(kind))));
     }
-    let isolated = |pattern: &str| Ok::<_, crate::Error>(Split { pattern: Pattern::new(pattern)?, behavior: Behavior::Isolated, invert: false });
+    let isolated = |pattern: &str| {
+        Ok::<_, crate::Error>(Split { pattern: Pattern::new(pattern)?, behavior: Behavior::Isolated, invert: false })
+    };
     match kind(value) {
         None => {}
         Some("Sequence") => {

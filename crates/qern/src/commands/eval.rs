@@ -1,9 +1,30 @@
-//! `qern eval`: not built yet.
+//! `qern eval`: how good a model's predictions of a text are, alone (`perplexity`) or beside those of another model (`kl`).
+//! What is scored is in `windows`, the forward passes are in `scorer`, the saved predictions in `logits_file`.
 
-use crate::cli;
+mod kl;
+mod logits_file;
+mod perplexity;
+mod scorer;
+mod statistics;
+mod windows;
+
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::cli::{EvalCommand, EvalCommonArgs};
+
 /// Runs `qern eval`.
-pub fn run(_args: &cli::EvalCommand) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`qern eval` is not built yet")
+pub fn run(command: &EvalCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        EvalCommand::Perplexity(args) => perplexity::run(args),
+        EvalCommand::Kl(args) => kl::run(args),
+    }
+}
+
+/// Says one line on stderr unless the user wants quiet.
+fn say(args: &EvalCommonArgs, line: &str) {
+    if !args.log.quiet {
+        // Nothing can be done about a stderr that is closed.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
