@@ -117,27 +117,34 @@ pub(super) unsafe fn pair_up<S: Simd>(even: S::Ints, odd: S::Ints) -> S::Ints {
     unsafe { S::or_ints(even, S::shl_ints(odd, 16)) }
 }
 
-/// The sixteen values of the non-linear 4-bit formats (ggml `kvalues_iq4nl`), plus 128.
-pub(super) const IQ4_LANES: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241];
+/// A table of signed levels as unsigned lanes.
+pub(super) const fn lanes_of(levels: [i8; 16], offset: i8) -> [u8; 16] {
+    let mut lanes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        lanes[i] = levels[i].wrapping_add(offset) as u8;
+        i += 1;
+    }
+    lanes
+}
+
+/// The levels of the non-linear 4-bit formats, plus 128.
+pub(super) const IQ4_LANES: [u8; 16] = lanes_of(crate::dequantize::IQ4_LEVELS, -128);
 
 /// The 6-bit scales and minima of Q4_K and Q5_K, kept in six bits: three vectors of one word a row. Word 0 holds the low
 /// nibbles of the eight scales, word 1 of the eight minima, word 2 the high bit pairs of the scales, then of the minima.
 pub(super) mod six_bits {
     use super::Simd;
+    use crate::dequantize::scale_min_k;
 
     /// Bytes of the three vectors.
     pub const BYTES: usize = 192;
 
     /// `packed` is the 12-byte field of the block.
-    pub fn put(vectors: &mut [u8], row: usize, packed: &[u8]) {
+    pub fn put(vectors: &mut [u8], row: usize, packed: &[u8; 12]) {
         let mut words = [0u32; 3];
         for j in 0..8 {
-            // ggml `get_scale_min_k4`.
-            let (scale, min) = if j < 4 {
-                (packed[j] & 63, packed[j + 4] & 63)
-            } else {
-                ((packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4), (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4))
-            };
+            let (scale, min) = scale_min_k(packed, j);
             words[0] |= u32::from(scale & 15) << (4 * j);
             words[1] |= u32::from(min & 15) << (4 * j);
             words[2] |= u32::from(scale >> 4) << (2 * j) | u32::from(min >> 4) << (2 * j + 16);

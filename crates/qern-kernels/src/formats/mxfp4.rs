@@ -1,17 +1,14 @@
 //! MXFP4: 32 floats of 4 bits (E2M1, stored doubled as integers), one power-of-two scale (OCP Microscaling 1.0; ggml
 //! `block_mxfp4`). Unit: 4 vectors of nibbles, scales as bfloat16, which holds every such power exactly.
 
-use super::lanes::{lookup4, nibbles, put_half, put_words, u128_at};
+use super::lanes::{lanes_of, lookup4, nibbles, put_half, put_words, u128_at};
 use super::{BlockPanel, Pack, Shape};
+use crate::dequantize::{MXFP4_LEVELS, e8m0_half};
 use crate::simd::Simd;
+use half::bf16;
 
 /// Twice the value of each code, plus 12.
-const LANES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-
-/// The upper 16 bits of the f32 `2^(e - 128)`: half the block's scale, since codes are doubled.
-fn half_scale_bits(e: u8) -> u16 {
-    if e < 2 { 0x0020 << e } else { (u16::from(e) - 1) << 7 }
-}
+const LANES: [u8; 16] = lanes_of(MXFP4_LEVELS, 12);
 
 /// MXFP4.
 pub(crate) struct Mxfp4;
@@ -27,7 +24,7 @@ impl Pack for Mxfp4 {
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         put_words(unit, row, u128_at(block, 1));
-        put_half(&mut unit[256..], row, &half_scale_bits(block[0]).to_le_bytes());
+        put_half(&mut unit[256..], row, &bf16::from_f32(e8m0_half(block[0])).to_le_bytes());
     }
 }
 

@@ -3,17 +3,11 @@
 
 use super::lanes::{bits, or4, pairs, put_bits, put_half, put_pairs, u128_at};
 use super::{Pack, Shape, SuperPanel};
+use crate::dequantize::scales_q3_k;
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 192;
 const SCALES: usize = 8 * SUB_BYTES;
-
-/// The sixteen 6-bit scales of the 12-byte field, less 32: low nibbles in bytes 0..8, high bit pairs in bytes 8..12.
-fn scale(packed: &[u8], i: usize) -> i8 {
-    let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
-    let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
-    (low | high << 4) as i8 - 32
-}
 
 /// Q3_K.
 pub(crate) struct Q3K;
@@ -35,8 +29,9 @@ impl Pack for Q3K {
             put_pairs(unit, row, u128_at(block, low) >> shift, u128_at(block, low + 16) >> shift);
             put_bits(&mut unit[128..], row, third[0] >> sub, third[1] >> sub);
         }
-        for i in 0..16 {
-            unit[SCALES + 16 * i + row] = scale(&block[96..108], i) as u8;
+        let scales = scales_q3_k(block[96..108].try_into().expect("12 bytes"));
+        for (i, scale) in scales.into_iter().enumerate() {
+            unit[SCALES + 16 * i + row] = scale as u8;
         }
         put_half(&mut unit[SCALES + 256..], row, &block[108..110]);
     }

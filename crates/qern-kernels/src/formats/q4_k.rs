@@ -29,7 +29,7 @@ impl Pack for Q4K {
             put_nibbles(&mut unit[at..], row, first, second);
             put_nibbles(&mut unit[at + SUB_BYTES..], row, first >> 4, second >> 4);
         }
-        six_bits::put(&mut unit[SCALES..], row, &block[4..16]);
+        six_bits::put(&mut unit[SCALES..], row, block[4..16].try_into().expect("12 bytes"));
         put_half(&mut unit[D..], row, &block[..2]);
         put_half(&mut unit[D + 32..], row, &block[2..4]);
     }

@@ -30,7 +30,7 @@ impl Pack for Q5K {
             put_nibbles(unit, row, u128_at(block, quants) >> shift, u128_at(block, quants + 16) >> shift);
             put_bits(&mut unit[256..], row, fifth[0] >> sub, fifth[1] >> sub);
         }
-        six_bits::put(&mut unit[SCALES..], row, &block[4..16]);
+        six_bits::put(&mut unit[SCALES..], row, block[4..16].try_into().expect("12 bytes"));
         put_half(&mut unit[D..], row, &block[..2]);
         put_half(&mut unit[D + 32..], row, &block[2..4]);
     }
