@@ -3,6 +3,7 @@
 
 use qern_kernels::WeightFormat;
 use qern_kernels::activation::Activations;
+use qern_kernels::arena::Arena;
 use qern_kernels::isa::Isa;
 use qern_kernels::matmul::{Output, Product, matmul};
 use qern_kernels::matrix::PackedMatrix;
@@ -16,14 +17,15 @@ fn main() {
     let tokens: Vec<usize> = arg(1, "1,4,8,16,512").split(',').map(|t| t.parse().unwrap()).collect();
     let pool = Pool::new(arg(2, "2").parse().unwrap());
     let (rows, cols): (usize, usize) = (arg(3, "9728").parse().unwrap(), arg(4, "2560").parse().unwrap());
-    let isa = Isa::active();
+    let (isa, arena) = (Isa::active(), Arena::new());
     for name in formats.split(',') {
         let format = WeightFormat::ALL.into_iter().find(|f| f.name() == name).expect("a format name");
         let bytes = format.row_bytes(cols).unwrap() * rows;
         // Several copies, so that decode streams from memory as a model's layers do.
         let copies = std::env::var("COPIES").map_or((600_000_000 / bytes).clamp(1, 24), |c| c.parse().unwrap());
         let data: Vec<u8> = (0..bytes).map(|i| (i.wrapping_mul(2654435761) >> 13) as u8 & 0x3b).collect();
-        let weights: Vec<_> = (0..copies).map(|_| PackedMatrix::pack(&pool, format, rows, cols, &data).unwrap()).collect();
+        let weights: Vec<_> =
+            (0..copies).map(|_| PackedMatrix::pack(&pool, &arena, format, rows, cols, &data).unwrap()).collect();
         print!("{name:>7}");
         for &n in &tokens {
             let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();

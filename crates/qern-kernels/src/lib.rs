@@ -6,6 +6,7 @@
 
 pub mod activation;
 mod arch;
+pub mod arena;
 pub mod attention;
 pub mod cores;
 pub mod dequantize;

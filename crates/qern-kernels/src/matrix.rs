@@ -2,12 +2,13 @@
 //! embeddings.
 
 use crate::activation::ActivationKind;
+use crate::arena::{Arena, ArenaBytes};
 use crate::disjoint::Disjoint;
 use crate::format::WeightFormat;
 use crate::formats::PANEL_ROWS;
 use crate::formats::float::pack_panel;
 use crate::isa::Isa;
-use crate::memory::{AlignedBytes, OutOfMemory};
+use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use crate::tables::{layout, tiles};
 use half::{bf16, f16};
@@ -18,7 +19,7 @@ pub struct PackedMatrix {
     format: WeightFormat,
     rows: usize,
     cols: usize,
-    data: AlignedBytes, // [panels][units][unit bytes]
+    data: ArenaBytes, // [panels][units][unit bytes]
 }
 
 /// Why bytes are no matrix.
@@ -56,8 +57,15 @@ pub enum PackError {
 }
 
 impl PackedMatrix {
-    /// Packs the rows of a file: `bytes` is `[rows][blocks][block bytes]`.
-    pub fn pack(pool: &Pool, format: WeightFormat, rows: usize, cols: usize, bytes: &[u8]) -> Result<Self, PackError> {
+    /// Packs the rows of a file into a part of the arena: `bytes` is `[rows][blocks][block bytes]`.
+    pub fn pack(
+        pool: &Pool,
+        arena: &Arena,
+        format: WeightFormat,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Result<Self, PackError> {
         let shape = || PackError::Shape { format, rows, cols, block: format.block_len() };
         let row_bytes = format.row_bytes(cols).filter(|&n| n > 0).ok_or_else(shape)?;
         let expected = row_bytes.checked_mul(rows).ok_or_else(shape)?;
@@ -67,7 +75,7 @@ impl PackedMatrix {
         let layout = layout(format);
         let panel_bytes = cols / layout.unit_len * layout.unit_bytes;
         let total = rows.div_ceil(PANEL_ROWS).checked_mul(panel_bytes).ok_or_else(shape)?;
-        let mut data = AlignedBytes::try_new(total)?;
+        let mut data = arena.take(total)?;
         let panels = Disjoint::new(&mut data);
         pool.for_chunks(rows.div_ceil(PANEL_ROWS), 4, &|range| {
             for panel in range {

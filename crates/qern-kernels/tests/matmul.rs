@@ -2,6 +2,7 @@
 
 use qern_kernels::WeightFormat::{self, *};
 use qern_kernels::activation::Activations;
+use qern_kernels::arena::Arena;
 use qern_kernels::dequantize::dequantize;
 use qern_kernels::isa::Isa;
 use qern_kernels::matmul::{Output, Product, matmul};
@@ -87,7 +88,7 @@ fn packed_rows_dequantize_to_the_bits_of_the_file_format() {
             let bytes = random_blocks(format, rows * cols, &mut random);
             let mut expected = vec![0.0; rows * cols];
             dequantize(format, &bytes, &mut expected);
-            let weights = PackedMatrix::pack(&pool, format, rows, cols, &bytes).unwrap();
+            let weights = PackedMatrix::pack(&pool, &Arena::new(), format, rows, cols, &bytes).unwrap();
             for isa in Isa::available() {
                 let mut row = vec![f32::NAN; cols];
                 for r in 0..rows {
@@ -108,7 +109,7 @@ fn products_agree_with_an_exact_product_of_the_same_numbers() {
             let bytes = random_blocks(format, rows * cols, &mut random);
             let mut w = vec![0.0; rows * cols];
             dequantize(format, &bytes, &mut w);
-            let weights = PackedMatrix::pack(&pool, format, rows, cols, &bytes).unwrap();
+            let weights = PackedMatrix::pack(&pool, &Arena::new(), format, rows, cols, &bytes).unwrap();
             // Zeros, extremes and a block of nothing among ordinary values.
             let mut x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
             x[0] = 100.0;
@@ -141,7 +142,8 @@ fn a_row_has_the_same_bits_in_every_batch_on_every_instruction_set_and_any_numbe
     for format in WeightFormat::ALL {
         let (rows, cols, n) = (80, 512, 29);
         let weights =
-            PackedMatrix::pack(&pools[0], format, rows, cols, &random_blocks(format, rows * cols, &mut random)).unwrap();
+            PackedMatrix::pack(&pools[0], &Arena::new(), format, rows, cols, &random_blocks(format, rows * cols, &mut random))
+                .unwrap();
         let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
         let one_by_one: Vec<f32> = x.chunks(cols).flat_map(|x| product(Isa::Scalar, &pools[0], &weights, x)).collect();
         for isa in Isa::available() {
@@ -162,8 +164,9 @@ fn outputs_are_biased_added_and_gated() {
     let isa = Isa::active();
     let mut random = Random(17);
     let (rows, cols, n) = (40, 256, 6);
-    let [gate, up] =
-        [(); 2].map(|()| PackedMatrix::pack(&pool, Q4_0, rows, cols, &random_blocks(Q4_0, rows * cols, &mut random)).unwrap());
+    let [gate, up] = [(); 2].map(|()| {
+        PackedMatrix::pack(&pool, &Arena::new(), Q4_0, rows, cols, &random_blocks(Q4_0, rows * cols, &mut random)).unwrap()
+    });
     let x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
     let (y, u) = (product(isa, &pool, &gate, &x), product(isa, &pool, &up, &x));
     let bias: Vec<f32> = (0..rows).map(|_| random.float()).collect();
@@ -193,7 +196,7 @@ fn outputs_are_biased_added_and_gated() {
 fn matrices_of_a_wrong_size_are_refused() {
     let pool = Pool::new(1);
     let check = |format, rows, cols, len: usize, message: &str| {
-        let error = PackedMatrix::pack(&pool, format, rows, cols, &vec![0; len]).unwrap_err().to_string();
+        let error = PackedMatrix::pack(&pool, &Arena::new(), format, rows, cols, &vec![0; len]).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     };
     check(Q4_0, 16, 33, 0, "whole 32-value blocks");

@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::transformer::LinearView;
+use qern_kernels::arena::Arena;
 use qern_kernels::dequantize::dequantize;
 use qern_kernels::matrix::PackedMatrix;
 use qern_kernels::pool::Pool;
@@ -56,7 +57,7 @@ impl Weights {
     /// Packs every tensor. `progress` hears the bytes of the file that are done.
     pub fn load(checkpoint: &Checkpoint, pool: &Pool, progress: &mut dyn FnMut(u64)) -> Result<Self> {
         let config = checkpoint.config();
-        let mut loader = Loader { checkpoint, pool, progress, done: 0 };
+        let mut loader = Loader { checkpoint, pool, arena: Arena::new(), progress, done: 0 };
         let embed_tokens = loader.matrix("model.embed_tokens.weight")?;
         let layers = (0..config.num_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?;
         let norm = loader.vector("model.norm.weight")?;
@@ -105,6 +106,7 @@ impl Layer {
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     pool: &'a Pool,
+    arena: Arena,
     progress: &'a mut dyn FnMut(u64),
     done: u64,
 }
@@ -143,7 +145,7 @@ impl Loader<'_> {
 
     fn matrix(&mut self, name: &str) -> Result<PackedMatrix> {
         let view = self.checkpoint.tensor(name)?;
-        let packed = PackedMatrix::pack(self.pool, view.format, view.rows, view.cols, view.bytes)
+        let packed = PackedMatrix::pack(self.pool, &self.arena, view.format, view.rows, view.cols, view.bytes)
             .map_err(|error| Error::Checkpoint(format!("`{}`: {error}", view.name)))?;
         view.release();
         self.count(view.bytes.len());
