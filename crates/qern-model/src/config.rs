@@ -4,8 +4,8 @@
 mod gguf;
 mod hugging_face;
 
-pub use qern_kernels::rope::{RopeLayout, RopeScaling};
 use crate::error::{Error, Result};
+pub use qern_kernels::rope::{RopeLayout, RopeScaling};
 
 /// Everything the transformer needs to know besides the weights. Values obtained from a file have been validated: counts are
 /// positive and bounded, heads divide, every number is finite.

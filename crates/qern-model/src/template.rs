@@ -90,7 +90,9 @@ impl ChatTemplate {
     pub fn of_model(source: Option<&str>, tokenizer: &crate::tokenizer::Tokenizer) -> Result<Self> {
         match source {
             Some(source) => Self::new(source, tokenizer.template_tokens()),
-            None if tokenizer.added_tokens().any(|token| token.text == "<|im_start|>") => Self::new(CHATML, tokenizer.template_tokens()),
+            None if tokenizer.added_tokens().any(|token| token.text == "<|im_start|>") => {
+                Self::new(CHATML, tokenizer.template_tokens())
+            }
             None => Err(error(
                 "the model has no chat template and its vocabulary no `<|im_start|>` to fall back on ChatML; name a template by \
                  `--chat-template FILE`, or complete plain text by `--raw`",

@@ -46,7 +46,8 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 pub fn report(error: &anyhow::Error) {
     let mut stderr = io::stderr().lock();
     let (red, plain) = if crate::output::stderr_has_colour() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let _ = if status(error) == INTERRUPTED { writeln!(stderr, "{error}") } else { writeln!(stderr, "{red}error:{plain} {error}") };
+    let _ =
+        if status(error) == INTERRUPTED { writeln!(stderr, "{error}") } else { writeln!(stderr, "{red}error:{plain} {error}") };
     let mut said = error.to_string();
     for cause in error.chain().skip(1) {
         let text = cause.to_string();
