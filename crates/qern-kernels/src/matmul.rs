@@ -52,39 +52,36 @@ pub enum Output<'a> {
 /// of weights alone: not on the other rows, the other products or the number of threads.
 pub fn matmul(pool: &Pool, isa: Isa, products: Vec<Product<'_>>) {
     let jobs: Vec<Job<'_>> = products.into_iter().map(|product| Job::new(isa, product)).collect();
-    // Items are pairs of panels: what the widest tile takes at once.
+    // Items are panels.
     let mut first_items = Vec::with_capacity(jobs.len());
     let mut num_items = 0;
     for job in &jobs {
         first_items.push(num_items);
-        num_items += job.num_panels().div_ceil(PANELS);
+        num_items += job.num_panels();
     }
     // Claims even out a noisy machine; a claim's panels stay in the second-level cache from tile to tile.
-    let pair_bytes = jobs.iter().map(Job::panel_bytes).max().unwrap_or(1) * PANELS;
-    let cached = (CACHED_BYTES / pair_bytes).max(1);
+    let panel_bytes = jobs.iter().map(Job::panel_bytes).max().unwrap_or(1);
+    let cached = (CACHED_BYTES / panel_bytes.max(1)).max(1);
     let chunk = (num_items / (16 * pool.num_threads())).clamp(1, cached);
     pool.for_chunks(num_items, chunk, &|items| {
         let mut item = items.start;
         while item < items.end {
             let j = first_items.partition_point(|&first| first <= item) - 1;
             let end = first_items.get(j + 1).map_or(items.end, |&next| next.min(items.end));
-            let panels = (item - first_items[j]) * PANELS..(end - first_items[j]) * PANELS;
-            jobs[j].run(panels.start..panels.end.min(jobs[j].num_panels()));
+            jobs[j].run(item - first_items[j]..end - first_items[j]);
             item = end;
         }
     });
 }
 
-/// Panels of a work item.
-const PANELS: usize = 2;
 /// Packed weights that a thread goes through again for every tile: about half of a second-level cache.
 const CACHED_BYTES: usize = 512 << 10;
 /// Floats of one tile's product.
-const TILE_LEN: usize = PANELS * MAX_TILE * PANEL_ROWS;
+const TILE_LEN: usize = MAX_TILE * PANEL_ROWS;
 
 /// A buffer that tiles store to.
 #[repr(align(64))]
-struct TileBuffer([f32; TILE_LEN]); // [panel][token][16]
+struct TileBuffer([f32; TILE_LEN]); // [token][16]
 
 /// A matrix with its activations and tiles.
 struct Operand<'a> {
@@ -111,32 +108,18 @@ impl<'a> Operand<'a> {
         Self { weights, activations, tiles: tiles(weights.format(), isa), num_units }
     }
 
-    /// The products of one tile of tokens with `num_panels` (1 or 2) panels from `panel` on, to `out`: `[panel][token][16]`.
-    fn multiply(&self, tile: usize, panel: usize, num_panels: usize, out: &mut TileBuffer) {
+    /// The product of one tile of tokens with a panel, to `out`: `[token][16]`.
+    fn multiply(&self, tile: usize, panel: usize, out: &mut TileBuffer) {
         let (tokens, stream) = self.activations.tile(tile);
-        let num_tokens = tokens.len();
-        let out_stride = num_tokens * PANEL_ROWS;
-        assert!(num_panels * out_stride <= TILE_LEN && panel + num_panels <= self.weights.num_panels());
-        let mut args = TileArgs {
-            panels: self.weights.panel(panel).as_ptr(),
-            panel_stride: self.weights.panel_bytes(),
+        let args = TileArgs {
+            panel: self.weights.panel(panel).as_ptr(),
             activations: stream.as_ptr(),
             num_units: self.num_units,
             out: out.0.as_mut_ptr(),
-            out_stride,
         };
-        if let (2, Some(tile)) = (num_panels, self.tiles.double.get(num_tokens - 1)) {
-            // SAFETY: both panels, the stream and the output are of the sizes that the format and the tile require: the
-            // asserts above and in `new`, and `Activations`. The instruction set is available: `Isa` values are only made so.
-            unsafe { tile(&args) };
-            return;
-        }
-        for p in 0..num_panels {
-            args.panels = self.weights.panel(panel + p).as_ptr();
-            args.out = out.0[p * out_stride..].as_mut_ptr();
-            // SAFETY: as above, for one panel.
-            unsafe { self.tiles.single[num_tokens - 1](&args) };
-        }
+        // SAFETY: the panel and the stream are of the sizes that the format and the tile require: the asserts in `new`, and
+        // `Activations`; the buffer holds the largest tile. The instruction set is available: `Isa` values are only made so.
+        unsafe { self.tiles.tiles[tokens.len() - 1](&args) };
     }
 }
 
@@ -191,18 +174,15 @@ impl<'a> Job<'a> {
         for tile in 0..self.operand.activations.num_tiles() {
             let (tokens, _) = self.operand.activations.tile(tile);
             let tile_len = tokens.len() * PANEL_ROWS;
-            for panel in panels.clone().step_by(PANELS) {
-                let num_panels = PANELS.min(panels.end - panel);
-                self.operand.multiply(tile, panel, num_panels, &mut product);
+            for panel in panels.clone() {
+                self.operand.multiply(tile, panel, &mut product);
                 if let Epilogue::SwiGlu { up } = &self.epilogue {
-                    up.multiply(tile, panel, num_panels, &mut up_product);
-                    let (gate, up, n) = (product.0.as_ptr(), up_product.0.as_ptr(), num_panels * tile_len);
+                    up.multiply(tile, panel, &mut up_product);
+                    let (gate, up, n) = (product.0.as_ptr(), up_product.0.as_ptr(), tile_len);
                     let out = product.0.as_mut_ptr();
                     dispatch!(self.isa, swiglu_row [] (gate: *const f32, up: *const f32, n: usize, out: *mut f32));
                 }
-                for p in 0..num_panels {
-                    self.store(tokens.start, panel + p, &product.0[p * tile_len..(p + 1) * tile_len]);
-                }
+                self.store(tokens.start, panel, &product.0[..tile_len]);
             }
         }
     }

@@ -30,10 +30,8 @@ pub(crate) struct Layout {
 
 /// The tiles of one format on one instruction set.
 pub(crate) struct Tiles {
-    /// One panel, by number of tokens less one.
-    pub single: &'static [Tile],
-    /// Two panels, by number of tokens less one; fewer where registers do not allow more.
-    pub double: &'static [Tile],
+    /// By number of tokens less one.
+    pub tiles: &'static [Tile],
     /// Unpacks units to plain lanes and floats: (panel, units, out). `None` for float formats.
     pub unpack: Option<unsafe fn(*const u8, usize, *mut u8)>,
     /// `Simd::WIDE_IS_SIGNED`.
@@ -45,7 +43,7 @@ pub(crate) const MAX_TILE: usize = 12;
 
 /// Tokens of the instruction set's largest tile.
 pub(crate) fn max_tile(isa: Isa) -> usize {
-    tiles(WeightFormat::Q4_0, isa).single.len()
+    tiles(WeightFormat::Q4_0, isa).tiles.len()
 }
 
 /// Whether wide lanes are read as signed, so that accumulators start without their offset.
@@ -125,25 +123,25 @@ pub(crate) fn tiles(format: WeightFormat, isa: Isa) -> &'static Tiles {
 
 /// The functions of one instruction set: each kernel inside a function that enables the set, and the tables of them.
 macro_rules! instruction_set {
-    ($name:ident, $simd:ty, [$($feature:meta)?], single: $single:tt, double: $double:tt,
+    ($name:ident, $simd:ty, [$($feature:meta)?], tiles: $tiles:tt,
      $block:ident, $super:ident, $float:ident) => {
         mod $name {
             use super::*;
 
             $(#[$feature])?
-            unsafe fn block<F: BlockPanel, const P: usize, const T: usize>(args: &TileArgs) {
+            unsafe fn block<F: BlockPanel, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { block_tile::<$simd, F, P, T>(args) }
+                unsafe { block_tile::<$simd, F, T>(args) }
             }
             $(#[$feature])?
-            unsafe fn sup<F: SuperPanel, const P: usize, const T: usize>(args: &TileArgs) {
+            unsafe fn sup<F: SuperPanel, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { super_tile::<$simd, F, P, T>(args) }
+                unsafe { super_tile::<$simd, F, T>(args) }
             }
             $(#[$feature])?
-            unsafe fn float<F: float::FloatPanel, const P: usize, const T: usize>(args: &TileArgs) {
+            unsafe fn float<F: float::FloatPanel, const T: usize>(args: &TileArgs) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { float_tile::<$simd, F, P, T>(args) }
+                unsafe { float_tile::<$simd, F, T>(args) }
             }
             $(#[$feature])?
             unsafe fn unpack_blocks<F: BlockPanel>(panel: *const u8, num_units: usize, out: *mut u8) {
@@ -159,8 +157,7 @@ macro_rules! instruction_set {
             struct Block<F>(F);
             impl<F: BlockPanel> Block<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list block, F, 1, $single),
-                    double: instruction_set!(@list block, F, 2, $double),
+                    tiles: instruction_set!(@list block, F, $tiles),
                     unpack: Some(unpack_blocks::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -168,8 +165,7 @@ macro_rules! instruction_set {
             struct Super<F>(F);
             impl<F: SuperPanel> Super<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list sup, F, 1, $single),
-                    double: instruction_set!(@list sup, F, 2, $double),
+                    tiles: instruction_set!(@list sup, F, $tiles),
                     unpack: Some(unpack_supers::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -177,8 +173,7 @@ macro_rules! instruction_set {
             struct Float<F>(F);
             impl<F: float::FloatPanel> Float<F> {
                 const TILES: Tiles = Tiles {
-                    single: instruction_set!(@list float, F, 1, $single),
-                    double: instruction_set!(@list float, F, 2, $double),
+                    tiles: instruction_set!(@list float, F, $tiles),
                     unpack: None,
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
@@ -196,20 +191,20 @@ macro_rules! instruction_set {
         }
         use $name::{$block, $super, $float};
     };
-    (@list $kernel:ident, $format:ty, $panels:literal, [$($t:literal)*]) => {
-        &[$($kernel::<$format, $panels, $t>),*]
+    (@list $kernel:ident, $format:ty, [$($t:literal)*]) => {
+        &[$($kernel::<$format, $t>),*]
     };
 }
 
-instruction_set!(scalar, crate::arch::scalar::Scalar, [], single: [1 2], double: [],
+instruction_set!(scalar, crate::arch::scalar::Scalar, [], tiles: [1 2],
     block_scalar, super_scalar, float_scalar);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2, crate::arch::avx2::Avx2<false>, [target_feature(enable = "avx2,fma,f16c")],
-    single: [1 2 3], double: [], block_avx2, super_avx2, float_avx2);
+    tiles: [1 2 3], block_avx2, super_avx2, float_avx2);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx2_vnni, crate::arch::avx2::Avx2<true>, [target_feature(enable = "avx2,fma,f16c")],
-    single: [1 2 3], double: [], block_avx2_vnni, super_avx2_vnni, float_avx2_vnni);
+    tiles: [1 2 3], block_avx2_vnni, super_avx2_vnni, float_avx2_vnni);
 #[cfg(target_arch = "x86_64")]
 instruction_set!(avx512, crate::arch::avx512::Avx512,
     [target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")],
-    single: [1 2 3 4 5 6 7 8 9 10 11 12], double: [1 2 3 4], block_avx512, super_avx512, float_avx512);
+    tiles: [1 2 3 4 5 6 7 8 9 10 11 12], block_avx512, super_avx512, float_avx512);

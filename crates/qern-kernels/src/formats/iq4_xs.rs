@@ -6,13 +6,16 @@ use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 256;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
+const D: usize = SCALES + 128;
+const SUBS: usize = D + 32;
 
 /// IQ4_XS.
 pub(crate) struct Iq4Xs;
 
 impl Shape for Iq4Xs {
-    const UNIT_BYTES: usize = SCALES + 128 + 32;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = true;
     const MIN: bool = false;
 }
@@ -23,12 +26,12 @@ impl Pack for Iq4Xs {
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let high = u16::from_le_bytes([block[2], block[3]]);
         for sub in 0..8 {
-            put_words(&mut unit[SUB_BYTES * sub..], row, u128_at(block, 8 + 16 * sub));
+            put_words(&mut unit[SUBS + SUB_BYTES * sub..], row, u128_at(block, 8 + 16 * sub));
             let low = (block[4 + sub / 2] >> (4 * (sub % 2))) & 15;
             let scale = i16::from(low) | (((high >> (2 * sub)) & 3) << 4) as i16;
             unit[SCALES + 16 * sub + row] = (scale - 32) as i8 as u8;
         }
-        put_half(&mut unit[SCALES + 128..], row, &block[..2]);
+        put_half(&mut unit[D..], row, &block[..2]);
     }
 }
 
@@ -38,7 +41,7 @@ unsafe impl SuperPanel for Iq4Xs {
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
-        unsafe { lookup4::<S>(&IQ4_LANES, nibbles::<S>(unit.add(SUB_BYTES * sub), half)) }
+        unsafe { lookup4::<S>(&IQ4_LANES, nibbles::<S>(unit.add(SUBS + SUB_BYTES * sub), half)) }
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats {
@@ -53,7 +56,7 @@ unsafe impl SuperPanel for Iq4Xs {
     #[inline(always)]
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
-        unsafe { S::load_f16(unit.add(SCALES + 128).cast()) }
+        unsafe { S::load_f16(unit.add(D).cast()) }
     }
     #[inline(always)]
     unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {

@@ -6,13 +6,16 @@ use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 128;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
+const D: usize = SCALES + 256;
+const SUBS: usize = D + 64;
 
 /// Q2_K.
 pub(crate) struct Q2K;
 
 impl Shape for Q2K {
-    const UNIT_BYTES: usize = SCALES + 256 + 64;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = false;
     const MIN: bool = true;
 }
@@ -26,10 +29,10 @@ impl Pack for Q2K {
         }
         for sub in 0..8 {
             let (low, shift) = (16 + 32 * (sub / 4), 2 * (sub % 4));
-            put_pairs(&mut unit[SUB_BYTES * sub..], row, u128_at(block, low) >> shift, u128_at(block, low + 16) >> shift);
+            put_pairs(&mut unit[SUBS + SUB_BYTES * sub..], row, u128_at(block, low) >> shift, u128_at(block, low + 16) >> shift);
         }
-        put_half(&mut unit[SCALES + 256..], row, &block[80..82]);
-        put_half(&mut unit[SCALES + 288..], row, &block[82..84]);
+        put_half(&mut unit[D..], row, &block[80..82]);
+        put_half(&mut unit[D + 32..], row, &block[82..84]);
     }
 }
 
@@ -39,7 +42,7 @@ unsafe impl SuperPanel for Q2K {
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
-        unsafe { pairs::<S>(unit.add(SUB_BYTES * sub), half, 0) }
+        unsafe { pairs::<S>(unit.add(SUBS + SUB_BYTES * sub), half, 0) }
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats {
@@ -57,11 +60,11 @@ unsafe impl SuperPanel for Q2K {
     #[inline(always)]
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
-        unsafe { S::load_f16(unit.add(SCALES + 256).cast()) }
+        unsafe { S::load_f16(unit.add(D).cast()) }
     }
     #[inline(always)]
     unsafe fn dmin<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
-        unsafe { S::load_f16(unit.add(SCALES + 288).cast()) }
+        unsafe { S::load_f16(unit.add(D + 32).cast()) }
     }
 }

@@ -7,13 +7,16 @@ use crate::dequantize::scales_q3_k;
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 192;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
+const D: usize = SCALES + 256;
+const SUBS: usize = D + 32;
 
 /// Q3_K.
 pub(crate) struct Q3K;
 
 impl Shape for Q3K {
-    const UNIT_BYTES: usize = SCALES + 256 + 32;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = false;
     const MIN: bool = false;
 }
@@ -25,7 +28,7 @@ impl Pack for Q3K {
         let third = [u128_at(block, 0), u128_at(block, 16)];
         for sub in 0..8 {
             let (low, shift) = (32 + 32 * (sub / 4), 2 * (sub % 4));
-            let unit = &mut unit[SUB_BYTES * sub..];
+            let unit = &mut unit[SUBS + SUB_BYTES * sub..];
             put_pairs(unit, row, u128_at(block, low) >> shift, u128_at(block, low + 16) >> shift);
             put_bits(&mut unit[128..], row, third[0] >> sub, third[1] >> sub);
         }
@@ -33,7 +36,7 @@ impl Pack for Q3K {
         for (i, scale) in scales.into_iter().enumerate() {
             unit[SCALES + 16 * i + row] = scale as u8;
         }
-        put_half(&mut unit[SCALES + 256..], row, &block[108..110]);
+        put_half(&mut unit[D..], row, &block[108..110]);
     }
 }
 
@@ -44,7 +47,7 @@ unsafe impl SuperPanel for Q3K {
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
         unsafe {
-            let unit = unit.add(SUB_BYTES * sub);
+            let unit = unit.add(SUBS + SUB_BYTES * sub);
             or4::<S>(pairs::<S>(unit, half, 0), bits::<S>(unit.add(128), half, 2))
         }
     }
@@ -61,7 +64,7 @@ unsafe impl SuperPanel for Q3K {
     #[inline(always)]
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
-        unsafe { S::load_f16(unit.add(SCALES + 256).cast()) }
+        unsafe { S::load_f16(unit.add(D).cast()) }
     }
     #[inline(always)]
     unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {

@@ -6,14 +6,16 @@ use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 256;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
 const D: usize = SCALES + six_bits::BYTES;
+const SUBS: usize = D + 64;
 
 /// Q4_K.
 pub(crate) struct Q4K;
 
 impl Shape for Q4K {
-    const UNIT_BYTES: usize = SCALES + six_bits::BYTES + 64;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = false;
     const MIN: bool = true;
 }
@@ -25,7 +27,7 @@ impl Pack for Q4K {
         for pair in 0..4 {
             // The file holds sub-blocks 2 pair and 2 pair + 1 in the low and high nibbles of the same 32 bytes.
             let (first, second) = (u128_at(block, 16 + 32 * pair), u128_at(block, 32 + 32 * pair));
-            let at = 2 * pair * SUB_BYTES;
+            let at = SUBS + 2 * pair * SUB_BYTES;
             put_nibbles(&mut unit[at..], row, first, second);
             put_nibbles(&mut unit[at + SUB_BYTES..], row, first >> 4, second >> 4);
         }
@@ -41,7 +43,7 @@ unsafe impl SuperPanel for Q4K {
     #[inline(always)]
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
-        unsafe { nibbles::<S>(unit.add(SUB_BYTES * sub), half) }
+        unsafe { nibbles::<S>(unit.add(SUBS + SUB_BYTES * sub), half) }
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats {

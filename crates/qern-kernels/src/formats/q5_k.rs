@@ -6,14 +6,16 @@ use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 320;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
 const D: usize = SCALES + six_bits::BYTES;
+const SUBS: usize = D + 64;
 
 /// Q5_K.
 pub(crate) struct Q5K;
 
 impl Shape for Q5K {
-    const UNIT_BYTES: usize = SCALES + six_bits::BYTES + 64;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = false;
     const MIN: bool = true;
 }
@@ -26,7 +28,7 @@ impl Pack for Q5K {
         for sub in 0..8 {
             let shift = 4 * (sub % 2);
             let quants = 48 + 32 * (sub / 2);
-            let unit = &mut unit[SUB_BYTES * sub..];
+            let unit = &mut unit[SUBS + SUB_BYTES * sub..];
             put_nibbles(unit, row, u128_at(block, quants) >> shift, u128_at(block, quants + 16) >> shift);
             put_bits(&mut unit[256..], row, fifth[0] >> sub, fifth[1] >> sub);
         }
@@ -43,7 +45,7 @@ unsafe impl SuperPanel for Q5K {
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
         unsafe {
-            let unit = unit.add(SUB_BYTES * sub);
+            let unit = unit.add(SUBS + SUB_BYTES * sub);
             or4::<S>(nibbles::<S>(unit, half), bits::<S>(unit.add(256), half, 4))
         }
     }

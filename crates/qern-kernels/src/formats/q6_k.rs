@@ -6,13 +6,16 @@ use super::{Pack, Shape, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 384;
-const SCALES: usize = 8 * SUB_BYTES;
+// Scales first, so that a product reads the unit from front to back.
+const SCALES: usize = 0;
+const D: usize = SCALES + 256;
+const SUBS: usize = D + 32;
 
 /// Q6_K.
 pub(crate) struct Q6K;
 
 impl Shape for Q6K {
-    const UNIT_BYTES: usize = SCALES + 256 + 32;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const WIDE: bool = false;
     const MIN: bool = false;
 }
@@ -27,14 +30,14 @@ impl Pack for Q6K {
             let low = 64 * half + 32 * (quarter % 2);
             let high = 128 + 32 * half;
             let nibble = 4 * (quarter / 2);
-            let unit = &mut unit[SUB_BYTES * sub..];
+            let unit = &mut unit[SUBS + SUB_BYTES * sub..];
             put_nibbles(unit, row, u128_at(block, low) >> nibble, u128_at(block, low + 16) >> nibble);
             put_pairs(&mut unit[256..], row, u128_at(block, high) >> (2 * quarter), u128_at(block, high + 16) >> (2 * quarter));
         }
         for i in 0..16 {
             unit[SCALES + 16 * i + row] = block[192 + i];
         }
-        put_half(&mut unit[SCALES + 256..], row, &block[208..210]);
+        put_half(&mut unit[D..], row, &block[208..210]);
     }
 }
 
@@ -45,7 +48,7 @@ unsafe impl SuperPanel for Q6K {
     unsafe fn lanes<S: Simd>(unit: *const u8, sub: usize, half: usize) -> [S::Bytes; 4] {
         // SAFETY: the trait's contract.
         unsafe {
-            let unit = unit.add(SUB_BYTES * sub);
+            let unit = unit.add(SUBS + SUB_BYTES * sub);
             or4::<S>(nibbles::<S>(unit, half), pairs::<S>(unit.add(256), half, 4))
         }
     }
@@ -62,7 +65,7 @@ unsafe impl SuperPanel for Q6K {
     #[inline(always)]
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
-        unsafe { S::load_f16(unit.add(SCALES + 256).cast()) }
+        unsafe { S::load_f16(unit.add(D).cast()) }
     }
     #[inline(always)]
     unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {
