@@ -6,6 +6,7 @@ use qern_kernels::activation::Activations;
 use qern_kernels::arena::Arena;
 use qern_kernels::isa::Isa;
 use qern_kernels::matmul::{Output, Product, matmul};
+use qern_kernels::memory::AlignedBytes;
 use qern_kernels::matrix::PackedMatrix;
 use qern_kernels::pool::Pool;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ fn main() {
         print!("{name:>7}");
         for &n in &tokens {
             let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
-            let mut out = vec![0.0; n * rows];
+            let mut out = AlignedBytes::try_new_f32(n * rows).unwrap();
             let mut activations = Activations::new();
             activations.prepare(&pool, isa, weights[0].activation_kind(), &x, cols).unwrap();
             let mut times = vec![];
@@ -40,7 +41,7 @@ fn main() {
                 matmul(
                     &pool,
                     isa,
-                    vec![Product { weights: w, activations: &activations, output: Output::Store { out: &mut out, bias: None } }],
+                    vec![Product { weights: w, activations: &activations, output: Output::Store { out: out.as_f32_mut(), bias: None } }],
                 );
                 times.push(t.elapsed().as_secs_f64());
             }

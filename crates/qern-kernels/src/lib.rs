@@ -12,6 +12,7 @@ pub mod cores;
 pub mod dequantize;
 mod disjoint;
 mod exp;
+pub mod float_buffer;
 pub mod format;
 mod formats;
 pub mod isa;

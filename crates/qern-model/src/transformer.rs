@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::inputs::Inputs;
 use crate::weights::{Layer, Linear, Weights};
 use qern_kernels::attention::{AttentionInput, AttentionParams, AttentionScratch, AttentionSequence, attention};
+use qern_kernels::float_buffer::FloatBuffer;
 use qern_kernels::isa::Isa;
 use qern_kernels::kv::{KvFormat, KvGeometry, KvPages, KvRows, KvSlot};
 use qern_kernels::matmul::{Output, Product, matmul};
@@ -28,16 +29,16 @@ pub struct Transformer {
 /// Buffers of a forward pass, kept from step to step.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    x: Vec<f32>,          // [num_tokens, hidden]: the residual stream
-    normed: Vec<f32>,     // [num_tokens, hidden]
-    q: Vec<f32>,          // [num_tokens, num_heads, head_dim]
-    k: Vec<f32>,          // [num_tokens, num_kv_heads, head_dim]
-    v: Vec<f32>,          // [num_tokens, num_kv_heads, head_dim]
-    attended: Vec<f32>,   // [num_tokens, num_heads, head_dim]
-    gated: Vec<f32>,      // [num_tokens, intermediate]
-    cos: Vec<f32>,        // [num_tokens, rotated / 2]
-    sin: Vec<f32>,        // [num_tokens, rotated / 2]
-    logits: Vec<f32>,     // [num_logit_rows, vocab]
+    x: FloatBuffer,          // [num_tokens, hidden]: the residual stream
+    normed: FloatBuffer,     // [num_tokens, hidden]
+    q: FloatBuffer,          // [num_tokens, num_heads, head_dim]
+    k: FloatBuffer,          // [num_tokens, num_kv_heads, head_dim]
+    v: FloatBuffer,          // [num_tokens, num_kv_heads, head_dim]
+    attended: FloatBuffer,   // [num_tokens, num_heads, head_dim]
+    gated: FloatBuffer,      // [num_tokens, intermediate]
+    cos: FloatBuffer,        // [num_tokens, rotated / 2]
+    sin: FloatBuffer,        // [num_tokens, rotated / 2]
+    logits: FloatBuffer,     // [num_logit_rows, vocab]
     slots: Vec<KvSlot>,   // [num_tokens]
     pages: Vec<Vec<u32>>, // [num_sequences][pages]
     inputs: Inputs,
@@ -92,7 +93,7 @@ impl Transformer {
         mut observer: Option<Observer<'_>>,
     ) -> Result<&'s [f32]> {
         self.check(batch, kv)?;
-        self.start(batch, scratch);
+        self.start(batch, scratch)?;
         let mut observe = |layer: usize, x: &[f32]| {
             if let Some(observer) = &mut observer {
                 observer(layer, x);
@@ -112,22 +113,22 @@ impl Transformer {
             self.feed_forward(layer, scratch)?;
             observe(layer_id + 1, &scratch.x);
         }
-        self.norm(&self.weights.norm, &scratch.x, &mut scratch.normed);
+        self.norm(&self.weights.norm, &scratch.x, &mut scratch.normed)?;
         let head = self.weights.lm_head();
-        scratch.logits.resize(scratch.normed.len() / self.config.hidden_size * self.config.vocab_size, 0.0);
+        scratch.logits.resize(scratch.normed.len() / self.config.hidden_size * self.config.vocab_size)?;
         self.project(&[head], &scratch.normed, &mut scratch.inputs, vec![&mut scratch.logits])?;
         Ok(&scratch.logits)
     }
 
     /// Embeds the tokens and looks up their rotations and slots.
-    fn start(&self, batch: &[BatchSequence<'_>], scratch: &mut Scratch) {
+    fn start(&self, batch: &[BatchSequence<'_>], scratch: &mut Scratch) -> Result<()> {
         let hidden = self.config.hidden_size;
         let tokens: Vec<usize> = batch.iter().flat_map(|s| s.tokens.iter().map(|&t| t as usize)).collect();
-        scratch.x.resize(tokens.len() * hidden, 0.0);
+        scratch.x.resize(tokens.len() * hidden)?;
         self.weights.embed_tokens.dequantize_rows(&self.pool, self.isa, &tokens, &mut scratch.x);
         let half = self.config.rope.num_dims / 2;
-        scratch.cos.resize(tokens.len() * half, 0.0);
-        scratch.sin.resize(tokens.len() * half, 0.0);
+        scratch.cos.resize(tokens.len() * half)?;
+        scratch.sin.resize(tokens.len() * half)?;
         scratch.slots.clear();
         let mut rows = scratch.cos.chunks_exact_mut(half).zip(scratch.sin.chunks_exact_mut(half));
         for sequence in batch {
@@ -140,6 +141,7 @@ impl Transformer {
         }
         scratch.pages.clear();
         scratch.pages.extend(batch.iter().map(|s| s.pages.iter().map(|p| p.0).collect()));
+        Ok(())
     }
 
     /// `attended = attention(norm(x))`, without the output projection.
@@ -153,10 +155,10 @@ impl Transformer {
     ) -> Result<()> {
         let config = &self.config;
         let num_tokens = s.slots.len();
-        self.norm(&layer.input_layernorm, &s.x, &mut s.normed);
-        s.q.resize(num_tokens * config.q_size(), 0.0);
-        s.k.resize(num_tokens * config.kv_size(), 0.0);
-        s.v.resize(num_tokens * config.kv_size(), 0.0);
+        self.norm(&layer.input_layernorm, &s.x, &mut s.normed)?;
+        s.q.resize(num_tokens * config.q_size())?;
+        s.k.resize(num_tokens * config.kv_size())?;
+        s.v.resize(num_tokens * config.kv_size())?;
         let qkv = [layer.q_proj.view(), layer.k_proj.view(), layer.v_proj.view()];
         self.project(&qkv, &s.normed, &mut s.inputs, vec![&mut s.q, &mut s.k, &mut s.v])?;
 
@@ -168,7 +170,7 @@ impl Transformer {
         rotate(&mut s.k, config.num_kv_heads, &layer.k_norm);
         kv.append(&self.pool, layer_id, &KvRows { slots: &s.slots, k: &s.k, v: &s.v });
 
-        s.attended.resize(num_tokens * config.q_size(), 0.0);
+        s.attended.resize(num_tokens * config.q_size())?;
         let mut first_row = 0;
         let sequences: Vec<_> = batch
             .iter()
@@ -192,8 +194,8 @@ impl Transformer {
     /// `x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))`.
     fn feed_forward(&self, layer: &Layer, s: &mut Scratch) -> Result<()> {
         let num_tokens = s.x.len() / self.config.hidden_size;
-        self.norm(&layer.post_attention_layernorm, &s.x, &mut s.normed);
-        s.gated.resize(num_tokens * self.config.intermediate_size, 0.0);
+        self.norm(&layer.post_attention_layernorm, &s.x, &mut s.normed)?;
+        s.gated.resize(num_tokens * self.config.intermediate_size)?;
         let (gate, up) = (&layer.gate_proj.weight, &layer.up_proj.weight);
         s.inputs.prepare(&self.pool, self.isa, &[gate, up], &s.normed)?;
         let output = Output::SwiGlu { up, activations: s.inputs.of(up), out: &mut s.gated };
@@ -210,7 +212,7 @@ impl Transformer {
     }
 
     /// Each of `outs` is one of `linears` of the input.
-    fn project(&self, linears: &[LinearView<'_>], input: &[f32], inputs: &mut Inputs, outs: Vec<&mut Vec<f32>>) -> Result<()> {
+    fn project(&self, linears: &[LinearView<'_>], input: &[f32], inputs: &mut Inputs, outs: Vec<&mut FloatBuffer>) -> Result<()> {
         let weights: Vec<_> = linears.iter().map(|l| l.weight).collect();
         inputs.prepare(&self.pool, self.isa, &weights, input)?;
         let products = linears.iter().zip(outs).map(|(l, out)| Product {
@@ -222,9 +224,10 @@ impl Transformer {
         Ok(())
     }
 
-    fn norm(&self, weight: &[f32], x: &[f32], out: &mut Vec<f32>) {
-        out.resize(x.len(), 0.0);
+    fn norm(&self, weight: &[f32], x: &[f32], out: &mut FloatBuffer) -> Result<()> {
+        out.resize(x.len())?;
         rms_norm(&self.pool, x, weight, self.config.rms_norm_eps, out);
+        Ok(())
     }
 
     /// A batch comes from a scheduler, but a wrong one must not reach the kernels' asserts.
@@ -256,7 +259,7 @@ pub(crate) struct LinearView<'a> {
 }
 
 /// Keeps the rows (`[num_tokens, width]`) whose logits are asked for: the last layer computes no more than those.
-fn keep_logit_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut Vec<f32>) {
+fn keep_logit_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBuffer) {
     let (mut from, mut to) = (0, 0);
     for sequence in batch {
         let num_tokens = sequence.tokens.len();
