@@ -78,7 +78,7 @@ impl Activations {
         num_columns: usize,
     ) -> Result<(), OutOfMemory> {
         assert!(
-            num_columns > 0 && num_columns % kind.unit_len() == 0 && rows.len() % num_columns == 0,
+            num_columns > 0 && num_columns.is_multiple_of(kind.unit_len()) && rows.len().is_multiple_of(num_columns),
             "activations of {num_columns} columns must be whole blocks of {} and whole rows; given {} values",
             kind.unit_len(),
             rows.len()

@@ -80,7 +80,7 @@ impl WeightFormat {
 
     /// Bytes of a row of `num_values` values, or `None` when that is no whole number of blocks or overflows.
     pub fn row_bytes(self, num_values: usize) -> Option<usize> {
-        if num_values % self.block_len() != 0 {
+        if !num_values.is_multiple_of(self.block_len()) {
             return None;
         }
         (num_values / self.block_len()).checked_mul(self.block_bytes())

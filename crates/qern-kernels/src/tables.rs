@@ -14,6 +14,9 @@ use crate::tile::{TileArgs, block_tile, float_tile, super_tile};
 /// A compiled tile.
 pub(crate) type Tile = unsafe fn(&TileArgs);
 
+/// Writes (a file block, as row, of a unit).
+pub(crate) type PackBlock = fn(&[u8], usize, &mut [u8]);
+
 /// Everything about a format that does not depend on the instruction set.
 pub(crate) struct Layout {
     /// Bytes of a unit: one file block of each of the panel's rows.
@@ -23,7 +26,7 @@ pub(crate) struct Layout {
     /// What the format multiplies with.
     pub kind: ActivationKind,
     /// Writes a file block as a row of a unit; `None` for float formats.
-    pub pack: Option<fn(&[u8], usize, &mut [u8])>,
+    pub pack: Option<PackBlock>,
     /// Lane offset, and bytes of an unpacked unit.
     pub unpacked_unit_bytes: usize,
 }

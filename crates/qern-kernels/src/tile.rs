@@ -5,6 +5,9 @@
 //! Activations of a tile are one contiguous stream (see `activation`): per block `[4-column group][token]` words, then the
 //! accumulators' starting values, sums and scales of the tokens.
 
+// Tiles are indexed as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
 use crate::formats::float::FloatPanel;
 use crate::formats::{BlockPanel, PANEL_ROWS, SuperPanel};
 use crate::simd::Simd;

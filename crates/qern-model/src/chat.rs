@@ -138,6 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "one turn is meant, not its numbers")]
     fn a_turn_is_a_users_message_and_all_that_follows() {
         let check = |roles: &str, expected: &[Range<usize>]| {
             let messages = roles.split_whitespace().map(|role| Message::new(role, "x")).collect();

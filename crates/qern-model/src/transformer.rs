@@ -29,18 +29,18 @@ pub struct Transformer {
 /// Buffers of a forward pass, kept from step to step.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    x: FloatBuffer,          // [num_tokens, hidden]: the residual stream
-    normed: FloatBuffer,     // [num_tokens, hidden]
-    q: FloatBuffer,          // [num_tokens, num_heads, head_dim]
-    k: FloatBuffer,          // [num_tokens, num_kv_heads, head_dim]
-    v: FloatBuffer,          // [num_tokens, num_kv_heads, head_dim]
-    attended: FloatBuffer,   // [num_tokens, num_heads, head_dim]
-    gated: FloatBuffer,      // [num_tokens, intermediate]
-    cos: FloatBuffer,        // [num_tokens, rotated / 2]
-    sin: FloatBuffer,        // [num_tokens, rotated / 2]
-    logits: FloatBuffer,     // [num_logit_rows, vocab]
-    slots: Vec<KvSlot>,   // [num_tokens]
-    pages: Vec<Vec<u32>>, // [num_sequences][pages]
+    x: FloatBuffer,        // [num_tokens, hidden]: the residual stream
+    normed: FloatBuffer,   // [num_tokens, hidden]
+    q: FloatBuffer,        // [num_tokens, num_heads, head_dim]
+    k: FloatBuffer,        // [num_tokens, num_kv_heads, head_dim]
+    v: FloatBuffer,        // [num_tokens, num_kv_heads, head_dim]
+    attended: FloatBuffer, // [num_tokens, num_heads, head_dim]
+    gated: FloatBuffer,    // [num_tokens, intermediate]
+    cos: FloatBuffer,      // [num_tokens, rotated / 2]
+    sin: FloatBuffer,      // [num_tokens, rotated / 2]
+    logits: FloatBuffer,   // [num_logit_rows, vocab]
+    slots: Vec<KvSlot>,    // [num_tokens]
+    pages: Vec<Vec<u32>>,  // [num_sequences][pages]
     inputs: Inputs,
     attention: AttentionScratch,
 }

@@ -179,7 +179,7 @@ fn a_message_longer_than_the_context_is_refused() {
 
 #[test]
 fn an_answer_ends_at_its_limit_its_stop_or_the_context() {
-    let mut reason = |context_len: usize, settings: &[(&str, &str)]| {
+    let reason = |context_len: usize, settings: &[(&str, &str)]| {
         let mut chat =
             chat(context_len, |start| settings.iter().for_each(|(key, value)| start.settings.set(key, value).unwrap()));
         chat.ask("count".into());
