@@ -109,7 +109,7 @@ fn what_cannot_be_compared_is_refused_with_both_sides() {
     folder.check_fails(&KL.replace("410", "128"), 1, "--context must be what `reference.logits` was saved with, 410; given 128");
     fs::write(folder.path("other.txt"), "A different text. ".repeat(200)).unwrap();
     folder.check_fails(&KL.replace("text.txt", "other.txt"), 1, "both models must read the same tokens: those of `");
-    folder.check_fails(&KL.replace("reference", "missing"), 1, "the saved logits `missing.logits` cannot be used");
+    folder.check_fails(&KL.replace("reference.logits", "missing.logits"), 1, "the saved logits `missing.logits` cannot be used");
 
     // As if saved by a model with a token more or less of vocabulary.
     let mut bytes = fs::read(folder.path("reference.logits")).unwrap();
