@@ -143,12 +143,12 @@ fn stopping_before_the_first_word_takes_the_message_back() {
 
 #[test]
 fn turns_that_no_longer_fit_are_left_out_and_said_to_be() {
-    let mut chat = chat(256, |start| start.settings.set("max-tokens", "60").unwrap());
+    let mut chat = chat(220, |start| start.settings.set("max-tokens", "60").unwrap());
     assert_eq!(enter(&mut chat, "My name is Zoë."), "Turn 1: *My name is Zoë.* é");
     enter(&mut chat, "two");
     enter(&mut chat, "three");
     let said = enter(&mut chat, "What is my name?");
-    assert!(said.starts_with("[the oldest turn (") && said.contains("the context of 256 tokens"), "{said}");
+    assert!(said.starts_with("[the oldest turn (") && said.contains("the context of 220 tokens"), "{said}");
     assert!(said.ends_with("You are a stranger."), "{said}");
     assert_eq!(turns(&chat).len(), 8, "the conversation itself keeps everything");
     assert!(enter(&mut chat, "/context").contains("left out: "));
@@ -156,7 +156,7 @@ fn turns_that_no_longer_fit_are_left_out_and_said_to_be() {
 
 #[test]
 fn strict_context_refuses_and_takes_the_message_back() {
-    let mut chat = chat(256, |start| {
+    let mut chat = chat(220, |start| {
         start.settings.set("max-tokens", "60").unwrap();
         start.strict = true;
     });

@@ -166,9 +166,9 @@ fn chat(messages: &[&str]) -> Value {
 
 #[test]
 fn a_chat_remembers_what_was_said() {
-    let saved = chat(&["My name is Ada.", "What is my name?"]);
+    let saved = chat(&["The secret word is banana.", "What is the secret word?"]);
     let last = saved["messages"][3]["content"].as_str().unwrap();
-    assert!(last.contains("Ada"), "{saved}");
+    assert!(last.contains("banana"), "{saved}");
 }
 
 #[test]
