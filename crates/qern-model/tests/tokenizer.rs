@@ -98,6 +98,17 @@ fn qwen3_as_gguf_gives_the_same_ids() {
     check_all(&Tokenizer::from_gguf(&vocabulary).unwrap(), "qwen3-cases.jsonl");
 }
 
+/// With `QERN_TEST_SMOLLM2` naming SmolLM2-135M-Instruct.Q4_1.gguf; the end-to-end tests fetch that file.
+#[test]
+fn smollm2_ids_are_those_of_the_reference() {
+    let Some(path) = std::env::var_os("QERN_TEST_SMOLLM2") else { return };
+    let checkpoint = qern_model::checkpoint::Checkpoint::open(path).unwrap();
+    let start = Instant::now();
+    let tokenizer = Tokenizer::new(&checkpoint.tokenizer_source().unwrap()).unwrap();
+    println!("{} tokens in {:?}", tokenizer.vocab_size(), start.elapsed());
+    check_all(&tokenizer, "smollm2-cases.jsonl");
+}
+
 #[test]
 fn token_bytes_join_to_the_text() {
     let tokenizer = qwen3();

@@ -9,11 +9,13 @@ use crate::batch::TokenId;
 const MAX_PIECES: usize = 1 << 15;
 const MAX_PIECE_LEN: usize = 64;
 
+type Pieces = HashMap<Box<str>, Box<[TokenId]>>;
+
 #[derive(Debug, Default)]
-pub struct PieceCache(Mutex<HashMap<Box<str>, Box<[TokenId]>>>);
+pub struct PieceCache(Mutex<Pieces>);
 
 /// The cache for the time of one text, or nothing while another thread has it: encoding never waits.
-pub struct Locked<'a>(Option<MutexGuard<'a, HashMap<Box<str>, Box<[TokenId]>>>>);
+pub struct Locked<'a>(Option<MutexGuard<'a, Pieces>>);
 
 impl PieceCache {
     pub fn lock(&self) -> Locked<'_> {
