@@ -28,7 +28,7 @@ const STACK_PER_TEMPLATE_BYTE: usize = 1 << 10;
 const STACK_PER_FUEL: usize = 1 << 10;
 const MAX_STACK: usize = 8 << 30;
 /// Some operations of the engine take time that their fuel does not pay for (slices of slices of slices ...).
-const TIME: Duration = Duration::from_secs(30);
+const TIME: Duration = Duration::from_secs(10);
 
 /// The only template of an environment.
 const NAME: &str = "chat";
