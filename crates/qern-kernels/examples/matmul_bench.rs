@@ -6,8 +6,8 @@ use qern_kernels::activation::Activations;
 use qern_kernels::arena::Arena;
 use qern_kernels::isa::Isa;
 use qern_kernels::matmul::{Output, Product, matmul};
-use qern_kernels::memory::AlignedBytes;
 use qern_kernels::matrix::PackedMatrix;
+use qern_kernels::memory::AlignedBytes;
 use qern_kernels::pool::Pool;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,11 @@ fn main() {
                 matmul(
                     &pool,
                     isa,
-                    vec![Product { weights: w, activations: &activations, output: Output::Store { out: out.as_f32_mut(), bias: None } }],
+                    vec![Product {
+                        weights: w,
+                        activations: &activations,
+                        output: Output::Store { out: out.as_f32_mut(), bias: None },
+                    }],
                 );
                 times.push(t.elapsed().as_secs_f64());
             }

@@ -68,7 +68,11 @@ pub(crate) unsafe trait BlockPanel: Shape {
     /// Scales of the 16 rows.
     unsafe fn scale<S: Simd>(unit: *const u8) -> S::Floats;
     /// Minima of the 16 rows, added; only where `MIN`.
-    unsafe fn min<S: Simd>(unit: *const u8) -> S::Floats;
+    #[inline(always)]
+    unsafe fn min<S: Simd>(_unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat(0.0) }
+    }
 }
 
 /// A format of 256-value blocks with integer scales per 16 or 32 values:
@@ -85,9 +89,17 @@ pub(crate) unsafe trait SuperPanel: Shape {
     /// Integer scales, as floats, of the 16 rows for columns `SUB * index ..`.
     unsafe fn scale<S: Simd>(unit: *const u8, index: usize) -> S::Floats;
     /// Integer minima of sub-blocks `2 pair` (low half) and `2 pair + 1` (high half) of each row; only where `MIN`.
-    unsafe fn min_pair<S: Simd>(unit: *const u8, pair: usize) -> S::Ints;
+    #[inline(always)]
+    unsafe fn min_pair<S: Simd>(_unit: *const u8, _pair: usize) -> S::Ints {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat_int(0) }
+    }
     /// The block scales `d` of the 16 rows.
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats;
     /// The block minimum scales `dmin` of the 16 rows; only where `MIN`.
-    unsafe fn dmin<S: Simd>(unit: *const u8) -> S::Floats;
+    #[inline(always)]
+    unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {
+        // SAFETY: the trait's contract.
+        unsafe { S::splat(0.0) }
+    }
 }

@@ -40,9 +40,4 @@ unsafe impl BlockPanel for Mxfp4 {
         // SAFETY: the trait's contract.
         unsafe { S::load_bf16(unit.add(256).cast()) }
     }
-    #[inline(always)]
-    unsafe fn min<S: Simd>(_unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::splat(0.0) }
-    }
 }

@@ -35,9 +35,4 @@ unsafe impl BlockPanel for Q4_0 {
         // SAFETY: the trait's contract.
         unsafe { S::load_f16(unit.add(256).cast()) }
     }
-    #[inline(always)]
-    unsafe fn min<S: Simd>(_unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::splat(0.0) }
-    }
 }

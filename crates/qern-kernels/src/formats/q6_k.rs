@@ -58,18 +58,8 @@ unsafe impl SuperPanel for Q6K {
         unsafe { S::to_floats(S::load_i8_ints(unit.add(SCALES + 16 * index).cast())) }
     }
     #[inline(always)]
-    unsafe fn min_pair<S: Simd>(_unit: *const u8, _pair: usize) -> S::Ints {
-        // SAFETY: the trait's contract.
-        unsafe { S::splat_int(0) }
-    }
-    #[inline(always)]
     unsafe fn d<S: Simd>(unit: *const u8) -> S::Floats {
         // SAFETY: the trait's contract.
         unsafe { S::load_f16(unit.add(D).cast()) }
-    }
-    #[inline(always)]
-    unsafe fn dmin<S: Simd>(_unit: *const u8) -> S::Floats {
-        // SAFETY: the trait's contract.
-        unsafe { S::splat(0.0) }
     }
 }
