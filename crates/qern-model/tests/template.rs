@@ -228,6 +228,8 @@ fn hostile_templates_end_in_an_error() {
     check("{% extends 'chat' %}", "");
     check("{{ raise_exception('no ' ~ messages[0].role) }}", "refuses the conversation: no user");
     check("{% if %}", "does not compile");
+    check("{%}", "does not compile");
+    check("{%}%}", "does not compile");
     check("{% for x in y", "does not compile");
     check(&"{% if true %}".repeat(20_000), "does not compile");
     check(&format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000)), "does not compile");

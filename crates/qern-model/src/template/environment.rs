@@ -127,7 +127,8 @@ fn accept_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         result.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Not in `{%}`: the percent sign of the end is another than that of the start.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else {
             rest = tag;
             break;
         };
