@@ -170,21 +170,25 @@ fn lane_offset(isa: Isa, offset: i32) -> i32 {
     if offset == 128 && wide_is_signed(isa) { 0 } else { offset }
 }
 
-/// Quantizes `N` vectors of 16 to bytes with one scale, `max |x| / 127`, and returns the scale.
+/// Quantizes `N` vectors of 16 to bytes with one scale, `max |x| / 127`, and returns the scale. It is NaN where a value is
+/// not finite: what went wrong before must not be rounded to a number here.
 #[inline(always)]
 unsafe fn quantize<S: Simd, const N: usize>(x: *const f32, q: *mut i8) -> f32 {
     // SAFETY: the caller vouches for `16 N` floats, `16 N` bytes and the instruction set.
     unsafe {
-        let mut largest = S::splat(0.0);
+        let (zero, mut largest, mut poison) = (S::splat(0.0), S::splat(0.0), S::splat(0.0));
         for i in 0..N {
-            largest = S::max(largest, S::abs(S::load(x.add(16 * i))));
+            let x = S::load(x.add(16 * i));
+            largest = S::max(largest, S::abs(x));
+            // 0, or NaN where x is infinite or NaN (which the maximum may lose).
+            poison = S::fma(x, zero, poison);
         }
-        let largest = S::max_lanes(largest);
+        let (largest, poison) = (S::max_lanes(largest), S::sum_lanes(poison));
         let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
         for i in 0..N {
             S::store_low_bytes(q.add(16 * i), S::to_ints(S::mul(S::load(x.add(16 * i)), inverse)));
         }
-        largest / 127.0
+        largest / 127.0 + poison
     }
 }
 

@@ -159,6 +159,27 @@ fn a_row_has_the_same_bits_in_every_batch_on_every_instruction_set_and_any_numbe
 }
 
 #[test]
+fn what_is_not_finite_stays_so_in_its_own_row() {
+    let pool = Pool::new(1);
+    let mut random = Random(19);
+    for format in WeightFormat::ALL {
+        let (rows, cols, n) = (16, 512, 3);
+        let bytes = random_blocks(format, rows * cols, &mut random);
+        let weights = PackedMatrix::pack(&pool, &Arena::new(), format, rows, cols, &bytes).unwrap();
+        for isa in Isa::available() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x: Vec<f32> = (0..n * cols).map(|_| random.float()).collect();
+                let clean = product(isa, &pool, &weights, &x);
+                x[cols + 300] = bad;
+                let y = product(isa, &pool, &weights, &x);
+                assert!(y[rows..2 * rows].iter().all(|y| !y.is_finite()), "{format} on {isa}: {bad} became a number");
+                assert_eq!((&y[..rows], &y[2 * rows..]), (&clean[..rows], &clean[2 * rows..]), "{format} on {isa}: {bad} spread");
+            }
+        }
+    }
+}
+
+#[test]
 fn outputs_are_biased_added_and_gated() {
     let pool = Pool::new(2);
     let isa = Isa::active();
