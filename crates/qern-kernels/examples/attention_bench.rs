@@ -95,7 +95,7 @@ impl Model {
         for layer in 0..NUM_LAYERS {
             let queries = &self.queries[..len];
             let input = AttentionInput { pages: &self.pages, layer, queries, sequences: &sequences, params };
-            attention(pool, &mut self.scratch, &input, &mut self.out[..len]);
+            attention(pool, &mut self.scratch, &input, &mut self.out[..len]).expect("memory for scratch");
         }
         start.elapsed().as_secs_f64()
     }

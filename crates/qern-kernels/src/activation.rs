@@ -55,6 +55,7 @@ impl ActivationKind {
 #[derive(Debug)]
 pub struct Activations {
     kind: ActivationKind,
+    isa: Isa,
     num_tokens: usize,
     num_columns: usize,
     num_tiles: usize,
@@ -65,7 +66,7 @@ impl Activations {
     /// An empty buffer.
     pub fn new() -> Self {
         let data = AlignedBytes::try_new(0).expect("no memory is needed for no bytes");
-        Self { kind: ActivationKind::Float, num_tokens: 0, num_columns: 0, num_tiles: 0, data }
+        Self { kind: ActivationKind::Float, isa: Isa::Scalar, num_tokens: 0, num_columns: 0, num_tiles: 0, data }
     }
 
     /// Quantizes and lays out `rows`, `[num_tokens, num_columns]`. Panics when the sizes do not fit the kind.
@@ -77,6 +78,7 @@ impl Activations {
         rows: &[f32], // [num_tokens, num_columns]
         num_columns: usize,
     ) -> Result<(), OutOfMemory> {
+        isa.assert_available();
         assert!(
             num_columns > 0 && num_columns.is_multiple_of(kind.unit_len()) && rows.len().is_multiple_of(num_columns),
             "activations of {num_columns} columns must be whole blocks of {} and whole rows; given {} values",
@@ -89,7 +91,7 @@ impl Activations {
             self.data = AlignedBytes::try_new((num_tokens * row_bytes).next_power_of_two())?;
         }
         let max_tile = max_tile(isa);
-        (self.kind, self.num_tokens, self.num_columns) = (kind, num_tokens, num_columns);
+        (self.kind, self.isa, self.num_tokens, self.num_columns) = (kind, isa, num_tokens, num_columns);
         self.num_tiles = num_tokens.div_ceil(max_tile);
         let this = (self.num_tokens, self.num_tiles);
         let data = Disjoint::new(&mut self.data);
@@ -108,6 +110,11 @@ impl Activations {
     /// The kind these were last prepared for.
     pub fn kind(&self) -> ActivationKind {
         self.kind
+    }
+
+    /// The instruction set whose tiles read these.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Rows.
@@ -170,25 +177,45 @@ fn lane_offset(isa: Isa, offset: i32) -> i32 {
     if offset == 128 && wide_is_signed(isa) { 0 } else { offset }
 }
 
-/// Quantizes `N` vectors of 16 to bytes with one scale, `max |x| / 127`, and returns the scale. It is NaN where a value is
-/// not finite: what went wrong before must not be rounded to a number here.
+/// The scale that takes the largest magnitude of `n` values (a multiple of 16) to 127, and its inverse; both 0 where the inverse
+/// would overflow. The scale is NaN where a value is not finite: what went wrong before must not be rounded to a number here.
+///
+/// # Safety
+/// The contract of [`Simd`]; `x` is valid for `n` values.
 #[inline(always)]
-unsafe fn quantize<S: Simd, const N: usize>(x: *const f32, q: *mut i8) -> f32 {
-    // SAFETY: the caller vouches for `16 N` floats, `16 N` bytes and the instruction set.
-    unsafe {
+pub(crate) unsafe fn byte_scale<S: Simd>(x: *const f32, n: usize) -> (f32, f32) {
+    // SAFETY: the caller's promise.
+    let (largest, poison) = unsafe {
         let (zero, mut largest, mut poison) = (S::splat(0.0), S::splat(0.0), S::splat(0.0));
-        for i in 0..N {
-            let x = S::load(x.add(16 * i));
+        let mut i = 0;
+        while i < n {
+            let x = S::load(x.add(i));
             largest = S::max(largest, S::abs(x));
             // 0, or NaN where x is infinite or NaN (which the maximum may lose).
             poison = S::fma(x, zero, poison);
+            i += 16;
         }
-        let (largest, poison) = (S::max_lanes(largest), S::sum_lanes(poison));
-        let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-        for i in 0..N {
-            S::store_low_bytes(q.add(16 * i), S::to_ints(S::mul(S::load(x.add(16 * i)), inverse)));
+        (S::max_lanes(largest), S::sum_lanes(poison))
+    };
+    let (scale, inverse) = if largest < 1e-36 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
+    (scale + poison, inverse)
+}
+
+/// Quantizes `n` values (a multiple of 16) to bytes with one scale, and returns the scale.
+///
+/// # Safety
+/// The contract of [`Simd`]; `x` and `q` are valid for `n` values.
+#[inline(always)]
+pub(crate) unsafe fn quantize<S: Simd>(x: *const f32, n: usize, q: *mut i8) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (scale, inverse) = byte_scale::<S>(x, n);
+        let mut i = 0;
+        while i < n {
+            S::store_low_bytes(q.add(i), S::to_ints(S::mul(S::load(x.add(i)), S::splat(inverse))));
+            i += 16;
         }
-        largest / 127.0 + poison
+        scale
     }
 }
 
@@ -200,7 +227,7 @@ unsafe fn pack_blocks<S: Simd>(rows: &[f32], num_columns: usize, offset: i32, st
     for (t, row) in rows.chunks_exact(num_columns).enumerate() {
         for (x, unit) in row.chunks_exact(32).zip(stream.chunks_exact_mut(44 * num_tokens)) {
             // SAFETY: 32 floats, 32 bytes; the caller vouches for the instruction set.
-            let scale = unsafe { quantize::<S, 2>(x.as_ptr(), q.as_mut_ptr()) };
+            let scale = unsafe { quantize::<S>(x.as_ptr(), 32, q.as_mut_ptr()) };
             let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
             put_words(&q, t, num_tokens, unit);
             put(unit, 8, t, num_tokens, (-offset * sum).to_le_bytes());
@@ -219,7 +246,7 @@ unsafe fn pack_supers<S: Simd>(rows: &[f32], num_columns: usize, sub: usize, off
     for (t, row) in rows.chunks_exact(num_columns).enumerate() {
         for (x, unit) in row.chunks_exact(256).zip(stream.chunks_exact_mut(super_stream_bytes(sub, min) * num_tokens)) {
             // SAFETY: 256 floats, 256 bytes; the caller vouches for the instruction set.
-            let scale = unsafe { quantize::<S, 16>(x.as_ptr(), q.as_mut_ptr()) };
+            let scale = unsafe { quantize::<S>(x.as_ptr(), 256, q.as_mut_ptr()) };
             put_words(&q, t, num_tokens, unit);
             let mut sums = [0i32; 16];
             for (sum, q) in sums.iter_mut().zip(q.chunks_exact(sub)) {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::disjoint::Disjoint;
 use crate::isa::Isa;
 use crate::kv::{KvPages, PAGE_LEN};
+use crate::memory::OutOfMemory;
 use crate::pool::Pool;
 use crate::simd::dispatch;
 use scratch::{Job, Split};
@@ -66,8 +67,13 @@ pub struct AttentionInput<'a> {
 
 /// `out = softmax(scale * q k^T) v` for every query over the positions it sees. `out` is `[num_tokens, num_heads, head_dim]`;
 /// rows of no sequence are left as they are.
-pub fn attention(pool: &Pool, scratch: &mut AttentionScratch, input: &AttentionInput<'_>, out: &mut [f32]) {
-    attention_on(Isa::active(), pool, scratch, input, out);
+pub fn attention(
+    pool: &Pool,
+    scratch: &mut AttentionScratch,
+    input: &AttentionInput<'_>,
+    out: &mut [f32],
+) -> Result<(), OutOfMemory> {
+    attention_on(Isa::active(), pool, scratch, input, out)
 }
 
 /// Positions that are walked as one, whatever the number of threads.
@@ -77,9 +83,15 @@ const MAX_ROWS: usize = 48;
 /// Up to this many rows, the segments of a walk are jobs of their own.
 const MAX_SPLIT_ROWS: usize = 16;
 
-fn attention_on(isa: Isa, pool: &Pool, scratch: &mut AttentionScratch, input: &AttentionInput<'_>, out: &mut [f32]) {
+fn attention_on(
+    isa: Isa,
+    pool: &Pool,
+    scratch: &mut AttentionScratch,
+    input: &AttentionInput<'_>,
+    out: &mut [f32],
+) -> Result<(), OutOfMemory> {
     check(input, out);
-    plan(scratch, pool.num_threads(), input);
+    plan(scratch, pool.num_threads(), input)?;
     let next = AtomicUsize::new(0);
     let out = Disjoint::new(out);
     let shared = &*scratch;
@@ -89,6 +101,7 @@ fn attention_on(isa: Isa, pool: &Pool, scratch: &mut AttentionScratch, input: &A
             dispatch!(isa, run_job [] (call: &Call<'_>, job: &Job));
         }
     });
+    Ok(())
 }
 
 /// One thread's view of a call.
@@ -134,11 +147,11 @@ fn blocks(sequence: &AttentionSequence<'_>, first: usize, len: usize, window: Op
 }
 
 /// Cuts the call into jobs, the long ones first.
-fn plan(scratch: &mut AttentionScratch, num_threads: usize, input: &AttentionInput<'_>) {
+fn plan(scratch: &mut AttentionScratch, num_threads: usize, input: &AttentionInput<'_>) -> Result<(), OutOfMemory> {
     let geometry = input.pages.geometry();
     let group = input.params.num_heads / geometry.num_kv_heads;
     let max_tokens = (MAX_ROWS / group).max(1);
-    scratch.start(num_threads, (max_tokens * group).min(longest(input) * group), geometry.head_dim);
+    scratch.start(num_threads, (max_tokens * group).min(longest(input) * group), geometry.head_dim)?;
     for (sequence_id, sequence) in input.sequences.iter().enumerate() {
         for tile in (0..sequence.num_tokens.div_ceil(max_tokens)).rev() {
             let first_token = tile * max_tokens;
@@ -161,7 +174,7 @@ fn plan(scratch: &mut AttentionScratch, num_threads: usize, input: &AttentionInp
             }
         }
     }
-    scratch.reserve_partials();
+    scratch.reserve_partials()
 }
 
 fn longest(input: &AttentionInput<'_>) -> usize {

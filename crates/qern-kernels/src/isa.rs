@@ -50,6 +50,11 @@ impl Isa {
         }
     }
 
+    /// Panics on a machine without the instruction set: what every safe function that takes one begins with.
+    pub(crate) fn assert_available(self) {
+        assert!(self.is_available(), "this machine has no {}", self.name());
+    }
+
     /// The name that `QERN_ISA` takes.
     pub const fn name(self) -> &'static str {
         match self {

@@ -14,6 +14,7 @@ mod tests;
 
 use thiserror::Error;
 
+use crate::activation::{byte_scale, quantize};
 use crate::isa::Isa;
 use crate::memory::{AlignedBytes, OutOfMemory};
 use crate::pool::Pool;
@@ -316,7 +317,7 @@ unsafe fn values_f16<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>
 unsafe fn keys_q8<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
     each_row!(target, kv_head, rows.k, |x, block, offset, dim| {
         let keys = block.keys.cast_mut().cast::<i8>().add(offset);
-        let (scale, inverse) = q8_scale::<S>(x, dim);
+        let (scale, inverse) = byte_scale::<S>(x, dim);
         block.key_scales.cast_mut().add(offset).write(scale);
         let mut lanes = [0i8; 16];
         let mut d = 0;
@@ -334,36 +335,13 @@ unsafe fn keys_q8<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
 unsafe fn values_q8<S: Simd>(target: &Target, kv_head: usize, rows: &KvRows<'_>) {
     each_row!(target, kv_head, rows.v, |x, block, offset, dim| {
         let values = block.values.cast_mut().cast::<i8>().add(offset * dim);
-        let (scale, inverse) = q8_scale::<S>(x, dim);
-        block.value_scales.cast_mut().add(offset).write(scale);
-        let mut d = 0;
-        while d < dim {
-            S::store_low_bytes(values.add(d), S::to_ints(S::mul(S::load(x.add(d)), S::splat(inverse))));
-            d += 16;
-        }
+        block.value_scales.cast_mut().add(offset).write(quantize::<S>(x, dim, values));
     });
 }
 
-/// Within the range of a half float; keeps NaN.
+/// Within the range of a half float where it is finite, else NaN: what went wrong before stays so.
 #[inline(always)]
 unsafe fn finite_f16<S: Simd>(v: S::Floats) -> S::Floats {
     // SAFETY: the caller's promise.
-    unsafe { S::min(S::splat(65504.0), S::max(S::splat(-65504.0), v)) }
-}
-
-/// The scale that takes the largest magnitude of `n` values to 127, and its inverse; both 0 where that has no meaning.
-#[inline(always)]
-unsafe fn q8_scale<S: Simd>(x: *const f32, n: usize) -> (f32, f32) {
-    // SAFETY: the caller's promise: `n` values, a multiple of 16.
-    let largest = unsafe {
-        let mut largest = S::splat(0.0);
-        let mut i = 0;
-        while i < n {
-            largest = S::max(largest, S::abs(S::load(x.add(i))));
-            i += 16;
-        }
-        S::max_lanes(largest)
-    };
-    // Below this the inverse would overflow.
-    if largest < 1e-36 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
+    unsafe { S::fma(v, S::splat(0.0), S::min(S::splat(65504.0), S::max(S::splat(-65504.0), v))) }
 }

@@ -51,6 +51,7 @@ pub enum Output<'a> {
 /// Computes all products in one dispatch of the pool. Every output element depends on its row of activations and its row
 /// of weights alone: not on the other rows, the other products or the number of threads.
 pub fn matmul(pool: &Pool, isa: Isa, products: Vec<Product<'_>>) {
+    isa.assert_available();
     let jobs: Vec<Job<'_>> = products.into_iter().map(|product| Job::new(isa, product)).collect();
     // Items are panels.
     let mut first_items = Vec::with_capacity(jobs.len());
@@ -94,13 +95,16 @@ struct Operand<'a> {
 impl<'a> Operand<'a> {
     fn new(isa: Isa, weights: &'a PackedMatrix, activations: &'a Activations) -> Self {
         assert!(
-            weights.activation_kind() == activations.kind() && weights.cols() == activations.num_columns(),
-            "a {} matrix of {} columns needs activations of {:?}; given {:?} of {} columns",
+            weights.activation_kind() == activations.kind()
+                && weights.cols() == activations.num_columns()
+                && activations.isa() == isa,
+            "a {} matrix of {} columns on {isa} needs activations of {:?}; given {:?} of {} columns on {}",
             weights.format(),
             weights.cols(),
             weights.activation_kind(),
             activations.kind(),
-            activations.num_columns()
+            activations.num_columns(),
+            activations.isa()
         );
         let layout = layout(weights.format());
         let num_units = weights.cols() / layout.unit_len;
@@ -118,7 +122,7 @@ impl<'a> Operand<'a> {
             out: out.0.as_mut_ptr(),
         };
         // SAFETY: the panel and the stream are of the sizes that the format and the tile require: the asserts in `new`, and
-        // `Activations`; the buffer holds the largest tile. The instruction set is available: `Isa` values are only made so.
+        // `Activations`; the buffer holds the largest tile. The instruction set is available: `matmul` asserts it.
         unsafe { self.tiles.tiles[tokens.len() - 1](&args) };
     }
 }
@@ -178,8 +182,8 @@ impl<'a> Job<'a> {
                 self.operand.multiply(tile, panel, &mut product);
                 if let Epilogue::SwiGlu { up } = &self.epilogue {
                     up.multiply(tile, panel, &mut up_product);
-                    let (gate, up, n) = (product.0.as_ptr(), up_product.0.as_ptr(), tile_len);
                     let out = product.0.as_mut_ptr();
+                    let (gate, up, n) = (out.cast_const(), up_product.0.as_ptr(), tile_len);
                     dispatch!(self.isa, swiglu_row [] (gate: *const f32, up: *const f32, n: usize, out: *mut f32));
                 }
                 self.store(tokens.start, panel, &product.0[..tile_len]);

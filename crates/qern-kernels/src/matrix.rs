@@ -136,6 +136,7 @@ impl PackedMatrix {
 
     /// Dequantizes one row, as ggml defines the format. `out` is `[cols]`.
     pub fn dequantize_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
+        isa.assert_available();
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} of {} values", self.rows, out.len(), self.cols);
         let (panel, r) = (self.panel(row / PANEL_ROWS), row % PANEL_ROWS);
         let layout = layout(self.format);
@@ -144,7 +145,7 @@ impl PackedMatrix {
         };
         let mut unpacked = vec![0u8; layout.unpacked_unit_bytes];
         for (unit, out) in panel.chunks_exact(layout.unit_bytes).zip(out.chunks_exact_mut(layout.unit_len)) {
-            // SAFETY: the unit and the buffer have the sizes of the layout; `isa` is available.
+            // SAFETY: the unit and the buffer have the sizes of the layout; the instruction set was asserted.
             unsafe { unpack(unit.as_ptr(), 1, unpacked.as_mut_ptr()) };
             dequantize_unit(layout.kind, &unpacked, r, out);
         }

@@ -68,6 +68,8 @@ pub(crate) unsafe fn rms_norm_row<S: Simd>(x: *const f32, weight: *const f32, n:
             sums[0] = S::fma(v, v, sums[0]);
         }
         let sum = S::sum_lanes(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])));
+        // An infinite sum must not make a row of zeros: inf - inf is NaN, and anything else is 0.
+        let sum = sum + (sum - sum);
         let scale = S::splat(1.0 / (sum / n as f32 + eps).sqrt());
         let mut i = 0;
         while i + 16 <= n {
@@ -129,5 +131,16 @@ mod tests {
         check(&[1e-20; 48], &[1.0; 48], 1e-5);
         check(&[1e17; 48], &[1.0; 48], 1e-5);
         check(&[], &[1.0; 48], 1e-5);
+    }
+
+    #[test]
+    fn a_row_whose_squares_overflow_is_no_row_of_zeros() {
+        for isa in Isa::available() {
+            let mut x = vec![1.0f32; 70];
+            x[3] = 2e19;
+            let mut out = vec![0.0; 70];
+            rms_norm_on(isa, &Pool::new(1), &x, &[1.0; 70], 1e-6, &mut out);
+            assert!(out.iter().all(|y| y.is_nan()), "{isa}: {out:?}");
+        }
     }
 }

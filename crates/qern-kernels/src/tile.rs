@@ -144,7 +144,7 @@ pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const T: usize>(args: &T
             let mut block: [S::Floats; T] = [S::splat(0.0); T];
             for sub in 0..8 {
                 let part = F::UNIT_BYTES.div_ceil(8 * 64) * 64;
-                prefetch_unit::<S, T>(unit.add(sub * part), part);
+                prefetch_unit::<S, T>(unit.wrapping_add(sub * part), part);
                 if F::SUB == 32 {
                     sub_block::<S, F, T, 32>(unit, a, words, sub, 0, &mut block);
                 } else {

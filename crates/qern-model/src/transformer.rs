@@ -187,7 +187,7 @@ impl Transformer {
             sliding_window: config.sliding_window,
         };
         let input = AttentionInput { pages: kv, layer: layer_id, queries: &s.q, sequences: &sequences, params };
-        attention(&self.pool, &mut s.attention, &input, &mut s.attended);
+        attention(&self.pool, &mut s.attention, &input, &mut s.attended)?;
         Ok(())
     }
 

@@ -75,15 +75,18 @@ impl Weights {
         self.products().map(PackedMatrix::bytes).sum()
     }
 
-    /// Multiplications and additions of one token in every layer, without attention.
-    pub fn layer_operations_per_token(&self) -> usize {
-        self.layers.iter().flat_map(Layer::matrices).map(|m| 2 * m.rows() * m.cols()).sum()
-    }
-
-    /// Multiplications and additions of one row of logits.
-    pub fn head_operations(&self) -> usize {
-        let head = self.lm_head();
-        2 * head.weight.rows() * head.weight.cols()
+    /// Operations of the matrices in a pass over `num_tokens` tokens that asks for `num_rows` rows of logits: the last layer
+    /// computes keys, values and queries for all, and the rest for those rows alone.
+    pub fn operations(&self, num_tokens: usize, num_rows: usize) -> Operations {
+        let mut operations = Operations::default();
+        let last = self.layers.len() - 1;
+        for (i, layer) in self.layers.iter().enumerate() {
+            for (j, matrix) in layer.matrices().enumerate() {
+                operations.add(matrix, if i == last && j > 2 { num_rows } else { num_tokens });
+            }
+        }
+        operations.add(self.lm_head().weight, num_rows);
+        operations
     }
 
     fn products(&self) -> impl Iterator<Item = &PackedMatrix> {
@@ -96,10 +99,27 @@ impl Weights {
 }
 
 impl Layer {
+    /// q, k and v first.
     fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
             .into_iter()
             .map(|linear| &linear.weight)
+    }
+}
+
+/// Multiplications and additions, by what they are done in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Operations {
+    /// 8-bit products, for quantized weights.
+    pub integer: f64,
+    /// f32 products, for float weights.
+    pub float: f64,
+}
+
+impl Operations {
+    fn add(&mut self, matrix: &PackedMatrix, num_rows: usize) {
+        let operations = 2.0 * matrix.rows() as f64 * matrix.cols() as f64 * num_rows as f64;
+        *if matrix.format().is_float() { &mut self.float } else { &mut self.integer } += operations;
     }
 }
 

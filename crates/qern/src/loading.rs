@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qern_engine::{Engine, EngineConfig, EngineHandle, ModelText, PAGE_LEN, Runner};
 use qern_kernels::isa::Isa;
-use qern_kernels::kv;
+use qern_kernels::kv::{self, KvGeometry};
 use qern_kernels::memory_limits::available_memory;
 use qern_kernels::pool::Pool;
 use qern_model::checkpoint::Checkpoint;
@@ -145,29 +145,36 @@ fn check_memory(checkpoint: &Checkpoint, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Positions whose keys and values fit in the memory that is left.
+fn fitting_positions(geometry: &KvGeometry) -> Option<usize> {
+    let free = (available_memory()? as usize).saturating_sub(RESERVE);
+    Some(free / geometry.page_bytes() * PAGE_LEN)
+}
+
+/// Refuses keys and values that do not fit; `fix` says what to change.
+pub fn check_context_memory(geometry: &KvGeometry, num_positions: usize, fix: &str) -> anyhow::Result<()> {
+    let show = |positions: usize| output::bytes((positions.div_ceil(PAGE_LEN) * geometry.page_bytes()) as u64);
+    match fitting_positions(geometry) {
+        Some(fitting) if num_positions > fitting => bail!(
+            "a context of {num_positions} needs {} and {fitting} positions ({}) fit; {fix}, or halve its memory by --kv q8",
+            show(num_positions),
+            show(fitting)
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// How many positions to make pages for: what was asked for if it fits, else as many as the model and the memory allow.
 fn context_len(transformer: &Transformer, format: kv::KvFormat, asked: Option<usize>) -> anyhow::Result<usize> {
     let max_positions = transformer.config().max_positions;
-    let page_bytes = transformer.kv_geometry(format).page_bytes();
-    let fitting = available_memory()
-        .map_or(DEFAULT_CONTEXT, |available| (available as usize).saturating_sub(RESERVE) / page_bytes * PAGE_LEN);
-    let show = |positions: usize| output::bytes((positions.div_ceil(PAGE_LEN) * page_bytes) as u64);
-    match asked {
-        Some(asked) if asked > max_positions => {
-            bail!("--ctx must be at most the model's {max_positions} positions; given {asked}")
-        }
-        Some(asked) if asked > fitting => bail!(
-            "a context of {asked} needs {} and {fitting} positions ({}) fit; lower --ctx, or halve its memory by --kv q8",
-            show(asked),
-            show(fitting)
-        ),
-        Some(asked) => Ok(asked),
-        None if fitting < MIN_CONTEXT.min(max_positions) => bail!(
-            "a context of {MIN_CONTEXT} needs {} and only {fitting} positions fit; free memory, or use --kv q8 or a smaller model",
-            show(MIN_CONTEXT)
-        ),
-        None => Ok(max_positions.min(fitting).min(DEFAULT_CONTEXT)),
+    let geometry = transformer.kv_geometry(format);
+    if let Some(asked) = asked {
+        ensure!(asked <= max_positions, "--ctx must be at most the model's {max_positions} positions; given {asked}");
+        check_context_memory(&geometry, asked, "lower --ctx")?;
+        return Ok(asked);
     }
+    check_context_memory(&geometry, MIN_CONTEXT.min(max_positions), "free memory, use a smaller model")?;
+    Ok(max_positions.min(DEFAULT_CONTEXT).min(fitting_positions(&geometry).unwrap_or(DEFAULT_CONTEXT)))
 }
 
 /// A progress bar that appears when loading takes over a second.

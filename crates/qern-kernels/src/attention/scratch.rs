@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::tile::MAX_TILE_ROWS;
 use crate::kv::PAGE_LEN;
-use crate::memory::AlignedBytes;
+use crate::memory::{AlignedBytes, OutOfMemory};
 
 /// What attention needs besides its inputs and outputs: grown by the first calls, then reused, so that a step allocates
 /// nothing.
@@ -98,13 +98,13 @@ impl AttentionScratch {
     }
 
     /// Forgets the last call's jobs; makes room for `num_threads` threads with up to `num_rows` rows each.
-    pub(super) fn start(&mut self, num_threads: usize, num_rows: usize, head_dim: usize) {
+    pub(super) fn start(&mut self, num_threads: usize, num_rows: usize, head_dim: usize) -> Result<(), OutOfMemory> {
         self.jobs.clear();
         self.counters.clear();
         self.partials_len = 0;
         let block = PAGE_LEN * head_dim;
         self.thread_len = num_rows * head_dim + 2 * block + MAX_TILE_ROWS * PAGE_LEN + 2 * Partial::len(num_rows, head_dim);
-        self.threads.reserve(num_threads * self.thread_len);
+        self.threads.reserve(num_threads * self.thread_len)
     }
 
     /// A walk of `num_segments` jobs: where its partials start, and its counter.
@@ -116,8 +116,8 @@ impl AttentionScratch {
     }
 
     /// Makes room for all walks added.
-    pub(super) fn reserve_partials(&mut self) {
-        self.partials.reserve(self.partials_len);
+    pub(super) fn reserve_partials(&mut self) -> Result<(), OutOfMemory> {
+        self.partials.reserve(self.partials_len)
     }
 
     /// # Safety
@@ -168,16 +168,17 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    fn reserve(&mut self, len: usize) {
+    fn reserve(&mut self, len: usize) -> Result<(), OutOfMemory> {
         if len > self.len {
             // Freed first: nothing of the last call is kept. A little more than asked for, so that a growing context
             // seldom asks.
             *self = Self::default();
             let len = len + len / 2;
-            let mut bytes = AlignedBytes::try_new_f32(len).unwrap_or_else(|error| panic!("attention's scratch: {error}"));
+            let mut bytes = AlignedBytes::try_new_f32(len)?;
             (self.pointer, self.len) = (bytes.as_mut_ptr().cast(), len);
             self.bytes = Some(bytes);
         }
+        Ok(())
     }
 
     fn pointer(&self) -> *mut f32 {

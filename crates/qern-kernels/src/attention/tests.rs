@@ -90,7 +90,7 @@ impl Stored {
         let params = self.params(with.window);
         let input = AttentionInput { pages: &self.pages, layer: LAYER, queries: &queries, sequences: &sequences, params };
         let mut scratch = self.scratch.lock().unwrap();
-        attention_on(with.isa, &self.pools[with.num_threads - 1], &mut scratch, &input, &mut out);
+        attention_on(with.isa, &self.pools[with.num_threads - 1], &mut scratch, &input, &mut out).unwrap();
         sequences.iter().map(|s| out[s.first_row * row..][..s.num_tokens * row].to_vec()).collect()
     }
 
@@ -277,7 +277,7 @@ fn rows_of_no_sequence_are_left_alone() {
     let queries = vec![0.0; 3 * 16];
     let params = stored.params(None);
     let input = AttentionInput { pages: &stored.pages, layer: LAYER, queries: &queries, sequences: &[sequence], params };
-    attention(&Pool::new(1), &mut AttentionScratch::new(), &input, &mut out);
+    attention(&Pool::new(1), &mut AttentionScratch::new(), &input, &mut out).unwrap();
     assert!(out[..16].iter().chain(&out[32..]).all(|&x| x == 7.0) && out[16..32].iter().all(|&x| x != 7.0));
 }
 
@@ -288,5 +288,5 @@ fn too_few_pages_are_refused() {
     let sequence = AttentionSequence { pages: &stored.tables[0], first_row: 0, num_tokens: 1, position: 64 };
     let params = stored.params(None);
     let input = AttentionInput { pages: &stored.pages, layer: LAYER, queries: &[0.0; 16], sequences: &[sequence], params };
-    attention(&Pool::new(1), &mut AttentionScratch::new(), &input, &mut [0.0; 16]);
+    attention(&Pool::new(1), &mut AttentionScratch::new(), &input, &mut [0.0; 16]).unwrap();
 }

@@ -118,3 +118,22 @@ fn a_page_that_does_not_exist_is_refused() {
     let row = [0.0; 48];
     pages.append(&Pool::new(1), 0, &KvRows { slots: &[KvSlot { page: 3, offset: 0 }], k: &row, v: &row });
 }
+
+#[test]
+fn what_is_not_finite_is_not_stored_as_a_number() {
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
+        for isa in Isa::available() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let geometry = geometry(format, 16);
+                let len = geometry.num_kv_heads * geometry.head_dim;
+                let mut pages = KvPages::new(geometry, 1).unwrap();
+                let mut rows = vec![1.0; len];
+                rows[2] = bad;
+                let slot = KvSlot { page: 0, offset: 5 };
+                pages.append_on(isa, &Pool::new(1), 0, &KvRows { slots: &[slot], k: &rows, v: &rows });
+                let [key, value] = stored(&pages, 0, 0, slot);
+                assert!(!key[2].is_finite() && !value[2].is_finite(), "{format:?} on {isa}: {bad} became a number");
+            }
+        }
+    }
+}

@@ -44,7 +44,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             figures,
         })?;
     } else {
-        println!("\nof limit: the larger of bytes / bandwidth and operations / integer peak, over the time taken");
+        println!("\nof limit: the larger of bytes / bandwidth and operations / peak, over the time taken");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -130,6 +130,7 @@ impl<'a> Bench<'a> {
         let max_batch = args.batch.iter().copied().max().unwrap_or(1) as usize;
         let pages_per_sequence = num_positions.div_ceil(PAGE_LEN);
         let geometry = transformer.kv_geometry(loading::kv_format(args.machine.kv));
+        loading::check_context_memory(&geometry, pages_per_sequence * max_batch * PAGE_LEN, "lower --batch or --depth")?;
         let kv = KvPages::new(geometry, pages_per_sequence * max_batch)?;
         Ok(Self { transformer, args, limits, kv, pages_per_sequence, scratch: Scratch::default() })
     }
@@ -222,25 +223,28 @@ impl<'a> Bench<'a> {
     fn figure(&self, test: Test, depth: usize, mut runs: Vec<f64>) -> Figure {
         let weights = self.transformer.weights();
         let kv_bytes = self.kv.page_bytes() as f64 / PAGE_LEN as f64;
-        // Per step: bytes moved, integer operations, tokens.
+        let seen = |positions: usize| self.transformer.config().sliding_window.map_or(positions, |w| w.min(positions)) as f64;
+        // Per step: bytes moved, operations, tokens.
         let (name, bytes, operations, num_tokens) = match test {
             Test::Prefill { num_tokens } => (
                 format!("prefill {num_tokens}"),
-                weights.bytes_per_token() as f64 + kv_bytes * depth as f64,
-                (num_tokens * weights.layer_operations_per_token() + weights.head_operations()) as f64,
+                weights.bytes_per_token() as f64 + kv_bytes * seen(depth),
+                weights.operations(num_tokens, 1),
                 num_tokens,
             ),
             Test::Decode { batch, steps } => (
                 if batch == 1 { format!("decode {steps}") } else { format!("decode {steps} x {batch}") },
-                weights.bytes_per_token() as f64 + kv_bytes * (batch as f64) * (depth as f64 + steps as f64 / 2.0),
-                (batch * (weights.layer_operations_per_token() + weights.head_operations())) as f64,
+                weights.bytes_per_token() as f64 + kv_bytes * batch as f64 * seen(depth + steps / 2),
+                weights.operations(batch, batch),
                 batch,
             ),
         };
         runs.sort_by(f64::total_cmp);
         let tokens_per_second = runs[runs.len() / 2];
         let seconds = num_tokens as f64 / tokens_per_second;
-        let limit = (bytes / self.limits.read_bandwidth).max(operations / self.limits.integer_peak);
+        let computing = operations.integer / self.limits.integer_peak + operations.float / self.limits.float_peak;
+        let limit = (bytes / self.limits.read_bandwidth).max(computing);
+        let operations = operations.integer;
         Figure {
             test: if depth > 0 { format!("{name} @ {depth}") } else { name },
             depth,
