@@ -68,8 +68,8 @@ pub(crate) unsafe fn rms_norm_row<S: Simd>(x: *const f32, weight: *const f32, n:
             sums[0] = S::fma(v, v, sums[0]);
         }
         let sum = S::sum_lanes(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])));
-        // An infinite sum must not make a row of zeros: inf - inf is NaN, and anything else is 0.
-        let sum = sum + (sum - sum);
+        // An infinite sum must not make a row of zeros.
+        let sum = if sum.is_finite() { sum } else { f32::NAN };
         let scale = S::splat(1.0 / (sum / n as f32 + eps).sqrt());
         let mut i = 0;
         while i + 16 <= n {
