@@ -132,7 +132,7 @@ impl ModelConfig {
         rule(self.num_heads.is_multiple_of(self.num_kv_heads), || {
             format!("num_key_value_heads must divide num_attention_heads; given {} and {}", self.num_kv_heads, self.num_heads)
         })?;
-        rule(self.head_dim.is_multiple_of(16), || format!("head_dim must be a multiple of 16; given {}", self.head_dim))?;
+        rule(self.head_dim.is_multiple_of(2), || format!("head_dim must be even; given {}", self.head_dim))?;
         // Zero is possible in principle, but then a zero row divides by zero.
         rule(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0, || {
             format!("rms_norm_eps must be between 0 and 1; given {}", self.rms_norm_eps)

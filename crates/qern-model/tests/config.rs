@@ -150,7 +150,7 @@ fn configurations_that_cannot_be_run_are_refused() {
     }
     check(json!({"num_key_value_heads": 0}), "num_key_value_heads must be between 1 and");
     check(json!({"num_key_value_heads": 5}), "num_key_value_heads must divide num_attention_heads; given 5 and 32");
-    check(json!({"head_dim": 120}), "head_dim must be a multiple of 16; given 120");
+    check(json!({"head_dim": 127}), "head_dim must be even; given 127");
     check(json!({"model_type": "llama", "head_dim": null, "num_attention_heads": 7}), "hidden_size must be a multiple of");
     check(json!({"model_type": "llama", "head_dim": null, "num_attention_heads": 0}), "hidden_size must be a multiple of");
     check(json!({"rms_norm_eps": 0}), "rms_norm_eps must be between 0 and 1; given 0");
