@@ -103,11 +103,16 @@ fn with_stack<T: Send + 'static>(num_bytes: usize, work: impl FnOnce() -> Result
     let num_bytes = num_bytes.saturating_add(STACK).min(MAX_STACK);
     let (sender, receiver) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("template".into()).stack_size(num_bytes).spawn(move || sender.send(work()));
-    thread.map_err(|cause| error(format!("no thread for the template: {cause}")))?;
-    receiver.recv_timeout(TIME).unwrap_or_else(|cause| match cause {
-        RecvTimeoutError::Timeout => Err(error(format!("the template takes longer than {} seconds", TIME.as_secs()))),
-        RecvTimeoutError::Disconnected => Err(error("the template engine failed")),
-    })
+    let thread = thread.map_err(|cause| error(format!("no thread for the template: {cause}")))?;
+    let result = match receiver.recv_timeout(TIME) {
+        Err(RecvTimeoutError::Timeout) => {
+            return Err(error(format!("the template takes longer than {} seconds", TIME.as_secs())));
+        }
+        Ok(result) => result,
+        Err(RecvTimeoutError::Disconnected) => Err(error("the template engine failed")),
+    };
+    thread.join().ok(); // it has sent its result, or panicked
+    result
 }
 
 /// What an error of the template engine says, in a line.
