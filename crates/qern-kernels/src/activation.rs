@@ -2,12 +2,13 @@
 //! A row is quantized the same way whatever rows share its tile.
 
 use crate::disjoint::Disjoint;
+use crate::formats::WIDE_OFFSET;
 use crate::isa::Isa;
 use crate::memory::{AlignedBytes, OutOfMemory};
 use crate::pool::Pool;
 use crate::simd::{Simd, dispatch};
 use crate::tables::{max_tile, wide_is_signed};
-use crate::tile::super_stream_bytes;
+use crate::tile::{BLOCK_STREAM_BYTES, super_stream_bytes};
 use std::ops::Range;
 
 /// What a weight format multiplies with. Matrices of one kind can share activations.
@@ -45,7 +46,7 @@ impl ActivationKind {
     fn unit_stream_bytes(self) -> usize {
         match self {
             Self::Float => 4,
-            Self::Block { .. } => 44,
+            Self::Block { .. } => BLOCK_STREAM_BYTES,
             Self::Super { sub, min, .. } => super_stream_bytes(sub, min),
         }
     }
@@ -93,11 +94,11 @@ impl Activations {
         let max_tile = max_tile(isa);
         (self.kind, self.isa, self.num_tokens, self.num_columns) = (kind, isa, num_tokens, num_columns);
         self.num_tiles = num_tokens.div_ceil(max_tile);
-        let this = (self.num_tokens, self.num_tiles);
+        let shape = (self.num_tokens, self.num_tiles);
         let data = Disjoint::new(&mut self.data);
         pool.for_chunks(self.num_tiles, 1, &|tiles| {
             for tile in tiles {
-                let tokens = tile_tokens(this, tile);
+                let tokens = tile_tokens(shape, tile);
                 // SAFETY: tiles are disjoint.
                 let stream = unsafe { data.part(tokens.start * row_bytes..tokens.end * row_bytes) };
                 let rows = &rows[tokens.start * num_columns..tokens.end * num_columns];
@@ -174,7 +175,7 @@ fn pack_tile(isa: Isa, kind: ActivationKind, rows: &[f32], num_columns: usize, s
 
 /// The offset that the accumulators start with: none where wide lanes are read as signed (`Simd::WIDE_IS_SIGNED`).
 fn lane_offset(isa: Isa, offset: i32) -> i32 {
-    if offset == 128 && wide_is_signed(isa) { 0 } else { offset }
+    if offset == WIDE_OFFSET && wide_is_signed(isa) { 0 } else { offset }
 }
 
 /// The scale that takes the largest magnitude of `n` values (a multiple of 16) to 127, and its inverse; both 0 where the inverse
@@ -225,7 +226,7 @@ unsafe fn pack_blocks<S: Simd>(rows: &[f32], num_columns: usize, offset: i32, st
     let num_tokens = rows.len() / num_columns;
     let mut q = [0i8; 32];
     for (t, row) in rows.chunks_exact(num_columns).enumerate() {
-        for (x, unit) in row.chunks_exact(32).zip(stream.chunks_exact_mut(44 * num_tokens)) {
+        for (x, unit) in row.chunks_exact(32).zip(stream.chunks_exact_mut(BLOCK_STREAM_BYTES * num_tokens)) {
             // SAFETY: 32 floats, 32 bytes; the caller vouches for the instruction set.
             let scale = unsafe { quantize::<S>(x.as_ptr(), 32, q.as_mut_ptr()) };
             let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();

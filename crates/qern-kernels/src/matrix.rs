@@ -7,6 +7,7 @@ use crate::disjoint::Disjoint;
 use crate::format::WeightFormat;
 use crate::formats::PANEL_ROWS;
 use crate::formats::float::pack_panel;
+use crate::formats::unpacked::dequantize_unit;
 use crate::isa::Isa;
 use crate::memory::OutOfMemory;
 use crate::pool::Pool;
@@ -146,7 +147,7 @@ impl PackedMatrix {
         let mut unpacked = vec![0u8; layout.unpacked_unit_bytes];
         for (unit, out) in panel.chunks_exact(layout.unit_bytes).zip(out.chunks_exact_mut(layout.unit_len)) {
             // SAFETY: the unit and the buffer have the sizes of the layout; the instruction set was asserted.
-            unsafe { unpack(unit.as_ptr(), 1, unpacked.as_mut_ptr()) };
+            unsafe { unpack(unit.as_ptr(), unpacked.as_mut_ptr()) };
             dequantize_unit(layout.kind, &unpacked, r, out);
         }
     }
@@ -172,39 +173,6 @@ impl PackedMatrix {
                 WeightFormat::F16 => f16::from_le_bytes(element.try_into().expect("2 bytes")).to_f32(),
                 _ => bf16::from_le_bytes(element.try_into().expect("2 bytes")).to_f32(),
             };
-        }
-    }
-}
-
-/// Row `r` of an unpacked unit, in ggml's order of operations.
-fn dequantize_unit(kind: ActivationKind, unit: &[u8], r: usize, out: &mut [f32]) {
-    let float = |at: usize| f32::from_le_bytes(unit[at + 4 * r..at + 4 * r + 4].try_into().expect("4 bytes"));
-    let lane = |k: usize| f32::from(unit[64 * (k / 4) + 4 * r + k % 4]);
-    match kind {
-        ActivationKind::Float => unreachable!("float formats have no unpacked form"),
-        ActivationKind::Block { offset } => {
-            let scale = float(512);
-            let min = if unit.len() > 576 { float(576) } else { 0.0 };
-            for (k, out) in out.iter_mut().enumerate() {
-                *out = (lane(k) - offset as f32) * scale + min;
-            }
-        }
-        ActivationKind::Super { sub, offset, min } => {
-            let d_at = 4096 + 64 * (256 / sub);
-            let d = float(d_at);
-            for (index, out) in out.chunks_exact_mut(sub).enumerate() {
-                let scale = d * float(4096 + 64 * index);
-                let minimum = if min {
-                    let at = d_at + 64 + 64 * (index / 2) + 4 * r + 2 * (index % 2);
-                    let dmin = float(d_at + 64 + 32 * (256 / sub));
-                    dmin * f32::from(u16::from_le_bytes([unit[at], unit[at + 1]]))
-                } else {
-                    0.0
-                };
-                for (k, out) in out.iter_mut().enumerate() {
-                    *out = scale * (lane(index * sub + k) - offset as f32) - minimum;
-                }
-            }
         }
     }
 }

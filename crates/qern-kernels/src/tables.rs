@@ -27,7 +27,7 @@ pub(crate) struct Layout {
     pub kind: ActivationKind,
     /// Writes a file block as a row of a unit; `None` for float formats.
     pub pack: Option<PackBlock>,
-    /// Lane offset, and bytes of an unpacked unit.
+    /// Bytes of an unpacked unit; 0 for float formats.
     pub unpacked_unit_bytes: usize,
 }
 
@@ -35,8 +35,8 @@ pub(crate) struct Layout {
 pub(crate) struct Tiles {
     /// By number of tokens less one.
     pub tiles: &'static [Tile],
-    /// Unpacks units to plain lanes and floats: (panel, units, out). `None` for float formats.
-    pub unpack: Option<unsafe fn(*const u8, usize, *mut u8)>,
+    /// Unpacks a unit to plain lanes and floats: (unit, out). `None` for float formats.
+    pub unpack: Option<unsafe fn(*const u8, *mut u8)>,
     /// `Simd::WIDE_IS_SIGNED`.
     wide_is_signed: bool,
 }
@@ -147,21 +147,21 @@ macro_rules! instruction_set {
                 unsafe { float_tile::<$simd, F, T>(args) }
             }
             $(#[$feature])?
-            unsafe fn unpack_blocks<F: BlockPanel>(panel: *const u8, num_units: usize, out: *mut u8) {
+            unsafe fn unpack_block_unit<F: BlockPanel>(unit: *const u8, out: *mut u8) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { unpack_block::<$simd, F>(panel, num_units, out) }
+                unsafe { unpack_block::<$simd, F>(unit, out) }
             }
             $(#[$feature])?
-            unsafe fn unpack_supers<F: SuperPanel>(panel: *const u8, num_units: usize, out: *mut u8) {
+            unsafe fn unpack_super_unit<F: SuperPanel>(unit: *const u8, out: *mut u8) {
                 // SAFETY: the caller's promise; this function enables the instruction set.
-                unsafe { unpack_super::<$simd, F>(panel, num_units, out) }
+                unsafe { unpack_super::<$simd, F>(unit, out) }
             }
 
             struct Block<F>(F);
             impl<F: BlockPanel> Block<F> {
                 const TILES: Tiles = Tiles {
                     tiles: instruction_set!(@list block, F, $tiles),
-                    unpack: Some(unpack_blocks::<F>),
+                    unpack: Some(unpack_block_unit::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
             }
@@ -169,7 +169,7 @@ macro_rules! instruction_set {
             impl<F: SuperPanel> Super<F> {
                 const TILES: Tiles = Tiles {
                     tiles: instruction_set!(@list sup, F, $tiles),
-                    unpack: Some(unpack_supers::<F>),
+                    unpack: Some(unpack_super_unit::<F>),
                     wide_is_signed: <$simd as Simd>::WIDE_IS_SIGNED,
                 };
             }

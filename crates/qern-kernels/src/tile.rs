@@ -9,7 +9,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use crate::formats::float::FloatPanel;
-use crate::formats::{BlockPanel, PANEL_ROWS, SuperPanel};
+use crate::formats::{BlockPanel, PANEL_ROWS, Pack, SuperPanel};
 use crate::simd::Simd;
 
 /// What a tile works on.
@@ -28,40 +28,48 @@ pub(crate) struct TileArgs {
 /// prefetching is better (by up to 40%, measured).
 const PREFETCH: usize = 8192;
 
+/// Runs the body for `TOKEN` = 0, 1, ... below the tile's number of tokens, unrolled: each is a constant.
+macro_rules! each_token {
+    ($num:ident, $token:ident, $body:block) => {
+        each_token!(@ $num, $token, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $num:ident, $token:ident, $body:block, $($t:literal)*) => {$(
+        if $t < $num {
+            const $token: usize = $t;
+            $body
+        }
+    )*};
+}
+
 /// Adds the products of one 4-column group to the accumulators of `T` tokens.
 #[inline(always)]
-unsafe fn dot_group<S: Simd, const T: usize, const WIDE: bool>(acc: &mut [S::Ints; T], w: S::Bytes, a: *const u8) {
-    macro_rules! tokens {
-        ($($t:literal)*) => {$(
-            if $t < T {
-                // SAFETY: `$t < T`, the caller vouches for `4 T` bytes at `a` and for the instruction set.
-                unsafe {
-                    let acc = acc.get_unchecked_mut($t);
-                    *acc = if WIDE { S::dot_wide::<{ 4 * $t }>(*acc, w, a) } else { S::dot::<{ 4 * $t }>(*acc, w, a) };
-                }
-            }
-        )*};
-    }
-    tokens!(0 1 2 3 4 5 6 7 8 9 10 11);
+unsafe fn dot_group<S: Simd, F: Pack, const T: usize>(acc: &mut [S::Ints; T], w: S::Bytes, a: *const u8) {
+    each_token!(T, TOKEN, {
+        // SAFETY: `TOKEN < T`, the caller vouches for `4 T` bytes at `a` and for the instruction set.
+        unsafe {
+            let acc = acc.get_unchecked_mut(TOKEN);
+            *acc = if F::WIDE { S::dot_wide::<{ 4 * TOKEN }>(*acc, w, a) } else { S::dot::<{ 4 * TOKEN }>(*acc, w, a) };
+        }
+    });
 }
 
 /// Adds the products of 16 columns (four groups) to the accumulators of `T` tokens.
 #[inline(always)]
-unsafe fn dot_half<S: Simd, const T: usize, const WIDE: bool>(acc: &mut [S::Ints; T], lanes: [S::Bytes; 4], a: *const u8) {
+unsafe fn dot_half<S: Simd, F: Pack, const T: usize>(acc: &mut [S::Ints; T], lanes: [S::Bytes; 4], a: *const u8) {
     // SAFETY: the caller's promise, for `16 T` bytes at `a`.
     unsafe {
-        dot_group::<S, T, WIDE>(acc, lanes[0], a);
-        dot_group::<S, T, WIDE>(acc, lanes[1], a.add(4 * T));
-        dot_group::<S, T, WIDE>(acc, lanes[2], a.add(8 * T));
-        dot_group::<S, T, WIDE>(acc, lanes[3], a.add(12 * T));
+        dot_group::<S, F, T>(acc, lanes[0], a);
+        dot_group::<S, F, T>(acc, lanes[1], a.add(4 * T));
+        dot_group::<S, F, T>(acc, lanes[2], a.add(8 * T));
+        dot_group::<S, F, T>(acc, lanes[3], a.add(12 * T));
     }
 }
 
 /// Starting values of the accumulators: the offset's share, `-OFFSET * sum(a)`, made with the activations; zero with minima.
 #[inline(always)]
-unsafe fn start<S: Simd, const T: usize, const MIN: bool>(starts: *const i32) -> [S::Ints; T] {
-    // SAFETY: the caller vouches for `T` words at `starts` and for the instruction set.
-    std::array::from_fn(|t| unsafe { S::splat_int(if MIN { 0 } else { *starts.add(t) }) })
+unsafe fn start<S: Simd, F: Pack, const T: usize>(starts: *const i32) -> [S::Ints; T] {
+    // SAFETY: the caller vouches for `T` words at `starts` where there are no minima, and for the instruction set.
+    std::array::from_fn(|t| unsafe { S::splat_int(if F::MIN { 0 } else { *starts.add(t) }) })
 }
 
 /// Asks for the unit that lies `PREFETCH` bytes ahead.
@@ -77,6 +85,9 @@ unsafe fn prefetch_unit<S: Simd, const T: usize>(unit: *const u8, unit_bytes: us
         line += 64;
     }
 }
+
+/// Bytes of one 32-value block of a tile's activation stream, per token: quants, start, scale, sum times scale.
+pub(crate) const BLOCK_STREAM_BYTES: usize = 32 + 3 * 4;
 
 /// A panel of a 32-value format against `T` tokens.
 ///
@@ -94,14 +105,9 @@ pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const T: usize>(args: &T
             let sums = scales.add(T);
             let unit = args.panel.add(u * F::UNIT_BYTES);
             prefetch_unit::<S, T>(unit, F::UNIT_BYTES);
-            let mut acc = if F::MIN { start::<S, T, true>(starts) } else { start::<S, T, false>(starts) };
-            if F::WIDE {
-                dot_half::<S, T, true>(&mut acc, F::lanes::<S>(unit, 0), a);
-                dot_half::<S, T, true>(&mut acc, F::lanes::<S>(unit, 1), a.add(16 * T));
-            } else {
-                dot_half::<S, T, false>(&mut acc, F::lanes::<S>(unit, 0), a);
-                dot_half::<S, T, false>(&mut acc, F::lanes::<S>(unit, 1), a.add(16 * T));
-            }
+            let mut acc = start::<S, F, T>(starts);
+            dot_half::<S, F, T>(&mut acc, F::lanes::<S>(unit, 0), a);
+            dot_half::<S, F, T>(&mut acc, F::lanes::<S>(unit, 1), a.add(16 * T));
             let scale = F::scale::<S>(unit);
             for t in 0..T {
                 let scale = S::mul(scale, S::splat(*scales.add(t)));
@@ -113,7 +119,7 @@ pub(crate) unsafe fn block_tile<S: Simd, F: BlockPanel, const T: usize>(args: &T
                     total[t] = S::fma(min, S::splat(*sums.add(t)), total[t]);
                 }
             }
-            a = a.add(44 * T);
+            a = a.add(BLOCK_STREAM_BYTES * T);
         }
         store::<S, T>(args, &total);
     }
@@ -175,7 +181,7 @@ pub(crate) unsafe fn super_tile<S: Simd, F: SuperPanel, const T: usize>(args: &T
     }
 }
 
-/// One sub-block of `SUB` columns: its dot product (exact in f32: at most 32 * 63 * 127 < 2^24, or 16 * 255 * 127), times
+/// One sub-block of `SUB` columns: its dot product (exact in f32: at most 32 * 255 * 127 < 2^24), times
 /// its integer scale, added to the block's sum.
 #[inline(always)]
 unsafe fn sub_block<S: Simd, F: SuperPanel, const T: usize, const SUB: usize>(
@@ -190,17 +196,11 @@ unsafe fn sub_block<S: Simd, F: SuperPanel, const T: usize, const SUB: usize>(
     unsafe {
         let index = sub * (32 / SUB) + half;
         let starts = starts.cast::<i32>().add(if F::MIN { 0 } else { index * T });
-        let mut acc = if F::MIN { start::<S, T, true>(starts) } else { start::<S, T, false>(starts) };
+        let mut acc = start::<S, F, T>(starts);
         let a = a.add(32 * T * sub + 16 * T * half);
-        let lanes = F::lanes::<S>(unit, sub, half);
-        if F::WIDE {
-            dot_half::<S, T, true>(&mut acc, lanes, a)
-        } else {
-            dot_half::<S, T, false>(&mut acc, lanes, a)
-        }
+        dot_half::<S, F, T>(&mut acc, F::lanes::<S>(unit, sub, half), a);
         if SUB == 32 {
-            let (lanes, a) = (F::lanes::<S>(unit, sub, 1), a.add(16 * T));
-            if F::WIDE { dot_half::<S, T, true>(&mut acc, lanes, a) } else { dot_half::<S, T, false>(&mut acc, lanes, a) }
+            dot_half::<S, F, T>(&mut acc, F::lanes::<S>(unit, sub, 1), a.add(16 * T));
         }
         let scale = F::scale::<S>(unit, index);
         for t in 0..T {
@@ -212,18 +212,13 @@ unsafe fn sub_block<S: Simd, F: SuperPanel, const T: usize, const SUB: usize>(
 /// Adds minima times sums of one pair of sub-blocks.
 #[inline(always)]
 unsafe fn dot_pairs<S: Simd, const T: usize>(acc: &mut [S::Ints; T], minima: S::Ints, sums: *const u8) {
-    macro_rules! tokens {
-        ($($t:literal)*) => {$(
-            if $t < T {
-                // SAFETY: `$t < T`, the caller vouches for `4 T` bytes at `sums` and for the instruction set.
-                unsafe {
-                    let acc = acc.get_unchecked_mut($t);
-                    *acc = S::dot_i16::<{ 4 * $t }>(*acc, minima, sums);
-                }
-            }
-        )*};
-    }
-    tokens!(0 1 2 3 4 5 6 7 8 9 10 11);
+    each_token!(T, TOKEN, {
+        // SAFETY: `TOKEN < T`, the caller vouches for `4 T` bytes at `sums` and for the instruction set.
+        unsafe {
+            let acc = acc.get_unchecked_mut(TOKEN);
+            *acc = S::dot_i16::<{ 4 * TOKEN }>(*acc, minima, sums);
+        }
+    });
 }
 
 /// Columns summed before they join the total of a float product: keeps the rounding error of long rows small.

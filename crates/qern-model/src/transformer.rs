@@ -1,11 +1,11 @@
 //! The transformer: token ids in, logits out. Llama, Qwen2, Qwen3, SmolLM and Mistral are this one file under different
 //! configurations. How weights got here is in `weights`; which sequences run together is the engine's business.
 
-use crate::batch::{BatchSequence, LogitsFor, PAGE_LEN};
+use crate::batch::{BatchSequence, PAGE_LEN};
 use crate::config::{ModelConfig, RopeConfig};
 use crate::error::{Error, Result};
 use crate::inputs::Inputs;
-use crate::weights::{Layer, Linear, Weights};
+use crate::weights::{Layer, Linear, LinearView, Weights};
 use qern_kernels::attention::{AttentionInput, AttentionParams, AttentionScratch, AttentionSequence, attention};
 use qern_kernels::float_buffer::FloatBuffer;
 use qern_kernels::isa::Isa;
@@ -45,7 +45,8 @@ pub struct Scratch {
     attention: AttentionScratch,
 }
 
-/// Called with the residual stream, `[num_tokens, hidden]`: 0 for the embeddings, then after each layer.
+/// Called with the residual stream, `[num_tokens, hidden]`: 0 for the embeddings, then after each layer. After the last one only
+/// with the rows whose logits are asked for, and not at all where none are.
 pub type Observer<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
 impl Transformer {
@@ -252,12 +253,6 @@ impl Transformer {
     }
 }
 
-/// A weight and its bias, borrowed.
-pub(crate) struct LinearView<'a> {
-    pub weight: &'a qern_kernels::matrix::PackedMatrix,
-    pub bias: Option<&'a [f32]>,
-}
-
 /// Keeps the rows (`[num_tokens, width]`) whose logits are asked for: the last layer computes no more than those.
 fn keep_logit_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBuffer) {
     let (mut from, mut to) = (0, 0);
@@ -265,7 +260,6 @@ fn keep_logit_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBu
         let num_tokens = sequence.tokens.len();
         let num_rows = sequence.logits.num_rows(num_tokens);
         let first = from + num_tokens - num_rows;
-        debug_assert!(sequence.logits != LogitsFor::None || num_rows == 0);
         rows.copy_within(first * width..(first + num_rows) * width, to * width);
         from += num_tokens;
         to += num_rows;

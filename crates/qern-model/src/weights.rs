@@ -4,7 +4,6 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::transformer::LinearView;
 use qern_kernels::arena::Arena;
 use qern_kernels::dequantize::dequantize;
 use qern_kernels::matrix::PackedMatrix;
@@ -47,6 +46,12 @@ pub struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
+/// A linear layer, borrowed.
+pub(crate) struct LinearView<'a> {
+    pub weight: &'a PackedMatrix,
+    pub bias: Option<&'a [f32]>,
+}
+
 impl Linear {
     pub(crate) fn view(&self) -> LinearView<'_> {
         LinearView { weight: &self.weight, bias: self.bias.as_deref() }
@@ -67,7 +72,8 @@ impl Weights {
 
     /// Bytes of the packed matrices.
     pub fn bytes(&self) -> usize {
-        self.embed_tokens.bytes() + self.bytes_per_token() - if self.lm_head.is_none() { self.embed_tokens.bytes() } else { 0 }
+        // A tied embedding is the head too, and is counted there.
+        self.bytes_per_token() + self.lm_head.as_ref().map_or(0, |_| self.embed_tokens.bytes())
     }
 
     /// Bytes of weights that a decode step reads: every layer and the head.

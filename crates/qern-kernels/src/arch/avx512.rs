@@ -11,6 +11,19 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
+/// One VNNI instruction with `a + OFFSET` broadcast from memory.
+macro_rules! vnni {
+    ($instruction:literal, $acc:expr, $w:expr, $a:expr, $offset:ident) => {{
+        let mut acc = $acc;
+        asm!(
+            concat!($instruction, " {acc}, {w}, dword ptr [{a} + {offset}]{{1to16}}"),
+            acc = inout(zmm_reg) acc, w = in(zmm_reg) $w, a = in(reg) $a, offset = const $offset,
+            options(nostack, preserves_flags, readonly)
+        );
+        acc
+    }};
+}
+
 macro_rules! ops {
     ($($(#[$doc:meta])* fn $name:ident $(<const $n:ident: $nt:ty>)? ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {$(
         $(#[$doc])*
@@ -103,25 +116,13 @@ unsafe impl Simd for Avx512 {
         }
         fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn dot<const OFFSET: usize>(acc: __m512i, w: __m512i, a: *const u8) -> __m512i {
-            let mut acc = acc;
-            asm!(
-                "vpdpbusd {acc}, {w}, dword ptr [{a} + {offset}]{{1to16}}",
-                acc = inout(zmm_reg) acc, w = in(zmm_reg) w, a = in(reg) a, offset = const OFFSET,
-                options(nostack, preserves_flags, readonly)
-            );
-            acc
+            vnni!("vpdpbusd", acc, w, a, OFFSET)
         }
         fn dot_wide<const OFFSET: usize>(acc: __m512i, w: __m512i, a: *const u8) -> __m512i {
             Self::dot::<OFFSET>(acc, w, a)
         }
         fn dot_i16<const OFFSET: usize>(acc: __m512i, w: __m512i, a: *const u8) -> __m512i {
-            let mut acc = acc;
-            asm!(
-                "vpdpwssd {acc}, {w}, dword ptr [{a} + {offset}]{{1to16}}",
-                acc = inout(zmm_reg) acc, w = in(zmm_reg) w, a = in(reg) a, offset = const OFFSET,
-                options(nostack, preserves_flags, readonly)
-            );
-            acc
+            vnni!("vpdpwssd", acc, w, a, OFFSET)
         }
     }
 }

@@ -1,20 +1,16 @@
 //! IQ4_NL: 32 indices of 4 bits into a table of signed bytes, one half scale (ggml `block_iq4_nl`). Unit as Q4_0.
 
 use super::lanes::{IQ4_LANES, lookup4, nibbles, put_half, put_words, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack, WIDE_OFFSET};
 use crate::simd::Simd;
 
 /// IQ4_NL.
 pub(crate) struct Iq4Nl;
 
-impl Shape for Iq4Nl {
-    const UNIT_BYTES: usize = 256 + 32;
-    const WIDE: bool = true;
-    const MIN: bool = false;
-}
-
 impl Pack for Iq4Nl {
-    const OFFSET: i32 = 128;
+    const UNIT_BYTES: usize = 256 + 32;
+    const OFFSET: i32 = WIDE_OFFSET;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         put_words(unit, row, u128_at(block, 2));

@@ -2,7 +2,7 @@
 //! `block_iq4_xs`). Unit: 8 x 4 vectors of nibbles, 8 x 16 scales as signed bytes, d.
 
 use super::lanes::{IQ4_LANES, lookup4, nibbles, put_half, put_words, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel, WIDE_OFFSET};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 256;
@@ -14,14 +14,10 @@ const SUBS: usize = D + 32;
 /// IQ4_XS.
 pub(crate) struct Iq4Xs;
 
-impl Shape for Iq4Xs {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = true;
-    const MIN: bool = false;
-}
-
 impl Pack for Iq4Xs {
-    const OFFSET: i32 = 128;
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
+    const OFFSET: i32 = WIDE_OFFSET;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let high = u16::from_le_bytes([block[2], block[3]]);

@@ -39,20 +39,19 @@ use crate::simd::Simd;
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 16;
 
-/// The shape of a unit: the bytes that hold one block of each of a panel's 16 rows.
-pub(crate) trait Shape: 'static {
+/// What the lanes of a format that uses the whole byte exceed its quants by.
+pub(crate) const WIDE_OFFSET: i32 = 128;
+
+/// How the blocks of a file are laid out in a panel. A unit holds one block of each of the panel's 16 rows.
+pub(crate) trait Pack: 'static {
     /// Bytes of a unit.
     const UNIT_BYTES: usize;
-    /// Whether lanes use the whole byte, so that a dot product of pairs overflows 16 bits.
-    const WIDE: bool;
-    /// Whether blocks carry minima (then lanes have no offset).
-    const MIN: bool;
-}
-
-/// How the blocks of a file are laid out in a panel.
-pub(crate) trait Pack: Shape {
     /// What an unsigned lane exceeds its quant by: `quant = lane - OFFSET`.
     const OFFSET: i32;
+    /// Whether blocks carry minima (then `OFFSET` is 0).
+    const MIN: bool;
+    /// Whether lanes use the whole byte, so that a dot product of pairs overflows 16 bits.
+    const WIDE: bool = Self::OFFSET == WIDE_OFFSET;
     /// Writes one block of the file as row `row` of a unit.
     fn pack(block: &[u8], row: usize, unit: &mut [u8]);
 }
@@ -62,7 +61,7 @@ pub(crate) trait Pack: Shape {
 /// # Safety
 /// `unit` points at `UNIT_BYTES` readable bytes, and the CPU has the instruction set `S`.
 #[allow(clippy::missing_safety_doc)]
-pub(crate) unsafe trait BlockPanel: Shape {
+pub(crate) unsafe trait BlockPanel: Pack {
     /// Lanes of columns `16 half .. 16 half + 16`, four columns a vector.
     unsafe fn lanes<S: Simd>(unit: *const u8, half: usize) -> [S::Bytes; 4];
     /// Scales of the 16 rows.
@@ -81,7 +80,7 @@ pub(crate) unsafe trait BlockPanel: Shape {
 /// # Safety
 /// As `BlockPanel`.
 #[allow(clippy::missing_safety_doc)]
-pub(crate) unsafe trait SuperPanel: Shape {
+pub(crate) unsafe trait SuperPanel: Pack {
     /// Values under one integer scale: 16 or 32.
     const SUB: usize;
     /// Lanes of columns `32 sub + 16 half ..` of the block, four columns a vector.

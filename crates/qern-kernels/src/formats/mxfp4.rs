@@ -2,7 +2,7 @@
 //! `block_mxfp4`). Unit: 4 vectors of nibbles, scales as bfloat16, which holds every such power exactly.
 
 use super::lanes::{lanes_of, lookup4, nibbles, put_half, put_words, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack};
 use crate::dequantize::{MXFP4_LEVELS, e8m0_half};
 use crate::simd::Simd;
 use half::bf16;
@@ -13,14 +13,10 @@ const LANES: [u8; 16] = lanes_of(MXFP4_LEVELS, 12);
 /// MXFP4.
 pub(crate) struct Mxfp4;
 
-impl Shape for Mxfp4 {
-    const UNIT_BYTES: usize = 256 + 32;
-    const WIDE: bool = false;
-    const MIN: bool = false;
-}
-
 impl Pack for Mxfp4 {
+    const UNIT_BYTES: usize = 256 + 32;
     const OFFSET: i32 = 12;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         put_words(unit, row, u128_at(block, 1));

@@ -2,7 +2,7 @@
 //! vectors of bit pairs, 16 x 16 bytes of scale (low nibble) and minimum (high), d, dmin.
 
 use super::lanes::{pair_up, pairs, put_half, put_pairs, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 128;
@@ -14,14 +14,10 @@ const SUBS: usize = D + 64;
 /// Q2_K.
 pub(crate) struct Q2K;
 
-impl Shape for Q2K {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = false;
-    const MIN: bool = true;
-}
-
 impl Pack for Q2K {
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const OFFSET: i32 = 0;
+    const MIN: bool = true;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         for i in 0..16 {

@@ -2,7 +2,7 @@
 //! vectors of low bit pairs, 1 of third bits), 16 x 16 scales as signed bytes, d.
 
 use super::lanes::{bits, or4, pairs, put_bits, put_half, put_pairs, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel};
 use crate::dequantize::scales_q3_k;
 use crate::simd::Simd;
 
@@ -15,14 +15,10 @@ const SUBS: usize = D + 32;
 /// Q3_K.
 pub(crate) struct Q3K;
 
-impl Shape for Q3K {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = false;
-    const MIN: bool = false;
-}
-
 impl Pack for Q3K {
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const OFFSET: i32 = 4;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let third = [u128_at(block, 0), u128_at(block, 16)];

@@ -1,20 +1,16 @@
 //! Q4_0: 32 quants of 4 bits, offset 8, one half scale (ggml `block_q4_0`). Unit: 4 vectors of nibbles, 16 scales.
 
 use super::lanes::{nibbles, put_half, put_words, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack};
 use crate::simd::Simd;
 
 /// Q4_0.
 pub(crate) struct Q4_0;
 
-impl Shape for Q4_0 {
-    const UNIT_BYTES: usize = 256 + 32;
-    const WIDE: bool = false;
-    const MIN: bool = false;
-}
-
 impl Pack for Q4_0 {
+    const UNIT_BYTES: usize = 256 + 32;
     const OFFSET: i32 = 8;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         // The file pairs columns j and j + 16 in a byte, as the panel does.

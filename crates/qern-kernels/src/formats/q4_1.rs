@@ -1,20 +1,16 @@
 //! Q4_1: 32 quants of 4 bits, one half scale, one half minimum (ggml `block_q4_1`). Unit: 4 vectors of nibbles, scales, minima.
 
 use super::lanes::{nibbles, put_half, put_words, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack};
 use crate::simd::Simd;
 
 /// Q4_1.
 pub(crate) struct Q4_1;
 
-impl Shape for Q4_1 {
-    const UNIT_BYTES: usize = 256 + 64;
-    const WIDE: bool = false;
-    const MIN: bool = true;
-}
-
 impl Pack for Q4_1 {
+    const UNIT_BYTES: usize = 256 + 64;
     const OFFSET: i32 = 0;
+    const MIN: bool = true;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         put_words(unit, row, u128_at(block, 4));

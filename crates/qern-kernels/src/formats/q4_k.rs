@@ -2,7 +2,7 @@
 //! vectors of nibbles, 3 vectors of scales and minima, d, dmin.
 
 use super::lanes::{nibbles, pair_up, put_half, put_nibbles, six_bits, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 256;
@@ -14,14 +14,10 @@ const SUBS: usize = D + 64;
 /// Q4_K.
 pub(crate) struct Q4K;
 
-impl Shape for Q4K {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = false;
-    const MIN: bool = true;
-}
-
 impl Pack for Q4K {
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const OFFSET: i32 = 0;
+    const MIN: bool = true;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         for pair in 0..4 {

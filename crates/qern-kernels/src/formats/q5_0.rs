@@ -1,7 +1,7 @@
 //! Q5_0: 32 quants of 5 bits, offset 16, one half scale (ggml `block_q5_0`). Unit: 4 vectors of nibbles, 1 of fifth bits, scales.
 
 use super::lanes::{bits, nibbles, or4, put_bits, put_half, put_words, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack};
 use crate::simd::Simd;
 
 /// The 32 fifth bits of a block, one a byte.
@@ -14,14 +14,10 @@ pub(super) fn fifth_bits(bits: &[u8]) -> [u128; 2] {
 /// Q5_0.
 pub(crate) struct Q5_0;
 
-impl Shape for Q5_0 {
-    const UNIT_BYTES: usize = 256 + 64 + 32;
-    const WIDE: bool = false;
-    const MIN: bool = false;
-}
-
 impl Pack for Q5_0 {
+    const UNIT_BYTES: usize = 256 + 64 + 32;
     const OFFSET: i32 = 16;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let [first, second] = fifth_bits(&block[2..6]);

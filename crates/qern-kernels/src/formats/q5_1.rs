@@ -3,20 +3,16 @@
 
 use super::lanes::{bits, nibbles, or4, put_bits, put_half, put_words, u128_at};
 use super::q5_0::fifth_bits;
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack};
 use crate::simd::Simd;
 
 /// Q5_1.
 pub(crate) struct Q5_1;
 
-impl Shape for Q5_1 {
-    const UNIT_BYTES: usize = 256 + 64 + 64;
-    const WIDE: bool = false;
-    const MIN: bool = true;
-}
-
 impl Pack for Q5_1 {
+    const UNIT_BYTES: usize = 256 + 64 + 64;
     const OFFSET: i32 = 0;
+    const MIN: bool = true;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let [first, second] = fifth_bits(&block[4..8]);

@@ -2,7 +2,7 @@
 //! vectors of nibbles, 1 of fifth bits), 3 vectors of scales and minima, d, dmin.
 
 use super::lanes::{bits, nibbles, or4, pair_up, put_bits, put_half, put_nibbles, six_bits, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 320;
@@ -14,14 +14,10 @@ const SUBS: usize = D + 64;
 /// Q5_K.
 pub(crate) struct Q5K;
 
-impl Shape for Q5K {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = false;
-    const MIN: bool = true;
-}
-
 impl Pack for Q5K {
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const OFFSET: i32 = 0;
+    const MIN: bool = true;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let fifth = [u128_at(block, 16), u128_at(block, 32)];

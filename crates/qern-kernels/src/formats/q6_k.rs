@@ -2,7 +2,7 @@
 //! vectors of nibbles, 2 of high bit pairs), 16 x 16 scales, d.
 
 use super::lanes::{nibbles, or4, pairs, put_half, put_nibbles, put_pairs, u128_at};
-use super::{Pack, Shape, SuperPanel};
+use super::{Pack, SuperPanel};
 use crate::simd::Simd;
 
 const SUB_BYTES: usize = 384;
@@ -14,14 +14,10 @@ const SUBS: usize = D + 32;
 /// Q6_K.
 pub(crate) struct Q6K;
 
-impl Shape for Q6K {
-    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
-    const WIDE: bool = false;
-    const MIN: bool = false;
-}
-
 impl Pack for Q6K {
+    const UNIT_BYTES: usize = SUBS + 8 * SUB_BYTES;
     const OFFSET: i32 = 32;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         for sub in 0..8 {

@@ -1,20 +1,16 @@
 //! Q8_0: 32 signed bytes, one half scale (ggml `block_q8_0`). Unit: 8 vectors of bytes (stored plus 128), scales.
 
 use super::lanes::{bytes, put_bytes, put_half, u128_at};
-use super::{BlockPanel, Pack, Shape};
+use super::{BlockPanel, Pack, WIDE_OFFSET};
 use crate::simd::Simd;
 
 /// Q8_0.
 pub(crate) struct Q8_0;
 
-impl Shape for Q8_0 {
-    const UNIT_BYTES: usize = 512 + 32;
-    const WIDE: bool = true;
-    const MIN: bool = false;
-}
-
 impl Pack for Q8_0 {
-    const OFFSET: i32 = 128;
+    const UNIT_BYTES: usize = 512 + 32;
+    const OFFSET: i32 = WIDE_OFFSET;
+    const MIN: bool = false;
 
     fn pack(block: &[u8], row: usize, unit: &mut [u8]) {
         let flip = bytes(0x80);

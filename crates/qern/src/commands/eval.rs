@@ -11,7 +11,10 @@ mod windows;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use crate::cli::{EvalCommand, EvalCommonArgs};
+use crate::output;
 
 /// Runs `qern eval`.
 pub fn run(command: &EvalCommand) -> anyhow::Result<ExitCode> {
@@ -27,4 +30,14 @@ fn say(args: &EvalCommonArgs, line: &str) {
         // Nothing can be done about a stderr that is closed.
         let _ = writeln!(io::stderr(), "{line}");
     }
+}
+
+/// Prints a report: for programs, or for people.
+fn show(args: &EvalCommonArgs, report: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<ExitCode> {
+    if args.json {
+        output::print_json(report)?;
+    } else {
+        write!(io::stdout(), "{}", text())?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

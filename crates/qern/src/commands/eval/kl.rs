@@ -1,6 +1,5 @@
 //! `qern eval kl`: how far the model's predictions are from a reference model's, which `qern eval perplexity` saved.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::ensure;
@@ -8,11 +7,11 @@ use serde::Serialize;
 
 use super::logits_file::{Header, LogitsReader};
 use super::scorer::{Rows, Scorer};
+use super::show;
 use super::statistics::{Mean, Perplexity, quantile};
 use super::windows::Windows;
 use crate::cli::KlArgs;
 use crate::loading::{self, PackedModel};
-use crate::output;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -92,14 +91,9 @@ pub(super) fn run(args: &KlArgs) -> anyhow::Result<ExitCode> {
         rms_delta_p: (squares.sum::<f64>() / nlls.len() as f64).sqrt(),
         perplexity: Perplexity::of(&nlls),
         reference_perplexity: Perplexity::of(&reference_nlls),
-        tokens_per_second: (windows.len() * (windows.context() - 1)) as f64 / took.as_secs_f64(),
+        tokens_per_second: windows.tokens_per_second(took),
     };
-    if common.json {
-        output::print_json(&report)?;
-    } else {
-        write!(io::stdout(), "{}", report.text(&windows))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    show(common, &report, || report.text(&windows))
 }
 
 /// The reference must have predicted the same tokens of the same vocabulary.

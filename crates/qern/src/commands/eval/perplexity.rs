@@ -1,6 +1,5 @@
 //! `qern eval perplexity`: how well the model predicts a text, and its predictions saved for `qern eval kl`.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use super::logits_file::{Header, LogitsWriter};
 use super::scorer::Scorer;
+use super::show;
 use super::statistics::Perplexity;
 use super::windows::Windows;
 use crate::cli::PerplexityArgs;
@@ -67,14 +67,9 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<ExitCode> {
         scored_tokens: nlls.len(),
         left_out_tokens: windows.num_left_out(),
         perplexity: Perplexity::of(&nlls),
-        tokens_per_second: (windows.len() * (windows.context() - 1)) as f64 / took.as_secs_f64(),
+        tokens_per_second: windows.tokens_per_second(took),
     };
-    if common.json {
-        output::print_json(&report)?;
-    } else {
-        write!(io::stdout(), "{}", report.text(&windows))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    show(common, &report, || report.text(&windows))
 }
 
 impl Report<'_> {

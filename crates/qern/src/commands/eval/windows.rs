@@ -5,6 +5,7 @@
 //! token has at least half a window before it.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::Context;
 use qern_engine::TokenId;
@@ -75,6 +76,11 @@ impl Windows {
     /// Predictions scored, in all windows.
     pub(super) fn num_scored(&self) -> usize {
         self.len() * (self.context - 1 - self.first_scored())
+    }
+
+    /// Predictions computed, in all windows, per second.
+    pub(super) fn tokens_per_second(&self, took: Duration) -> f64 {
+        (self.len() * (self.context - 1)) as f64 / took.as_secs_f64()
     }
 
     /// Tokens at the end that fill no window.
