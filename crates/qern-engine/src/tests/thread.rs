@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 use super::toy::*;
 use crate::*;
 
+/// The longest answer takes seconds, as each step of the toy checks the whole history: no stall of the machine between a test's two
+/// calls lasts as long.
+const MAX_POSITIONS: usize = 100_000;
+
 fn start() -> EngineHandle {
-    Engine::start(Toy::new(50, 2000), Arc::new(ToyText), EngineConfig::default()).unwrap()
+    let toy = Toy::new(MAX_POSITIONS.div_ceil(PAGE_LEN), MAX_POSITIONS);
+    Engine::start(toy, Arc::new(ToyText), EngineConfig::default()).unwrap()
 }
 
-fn submit(handle: &EngineHandle, max_tokens: usize) -> RequestStream {
+fn submit(handle: &EngineHandle, max_tokens: Option<usize>) -> RequestStream {
     let request = GenerateRequest {
         prompt: prompt(100, 1),
         sampling: SamplingParams::greedy(),
-        max_tokens: Some(max_tokens),
+        max_tokens,
         ignore_eos: true,
         ..GenerateRequest::default()
     };
@@ -35,7 +40,7 @@ fn wait_until_idle(handle: &EngineHandle) {
 #[test]
 fn a_stream_yields_its_events_and_ends() {
     let handle = start();
-    let mut stream = submit(&handle, 5);
+    let mut stream = submit(&handle, Some(5));
     assert!(matches!(stream.next(), Some(Event::Started { prompt_tokens: 100, .. })));
     let rest: Vec<Event> = stream.by_ref().collect();
     assert_eq!(rest.len(), 6);
@@ -53,7 +58,7 @@ fn a_stream_yields_its_events_and_ends() {
 #[test]
 fn dropping_a_stream_cancels_its_request() {
     let handle = start();
-    let mut stream = submit(&handle, 1500);
+    let mut stream = submit(&handle, None);
     _ = stream.nth(3);
     drop(stream);
     wait_until_idle(&handle);
@@ -62,7 +67,7 @@ fn dropping_a_stream_cancels_its_request() {
 #[test]
 fn cancelling_a_stream_ends_it_with_what_it_has() {
     let handle = start();
-    let mut stream = submit(&handle, 1500);
+    let mut stream = submit(&handle, None);
     _ = stream.nth(3);
     stream.cancel();
     assert!(matches!(stream.last(), Some(Event::Finished { reason: FinishReason::Cancelled, .. })));
@@ -82,7 +87,7 @@ fn a_drawn_seed_is_reported_and_gives_the_same_text_again() {
 #[test]
 fn shutdown_cancels_what_runs_and_refuses_what_comes() {
     let handle = start();
-    let stream = submit(&handle, 1500);
+    let stream = submit(&handle, None);
     handle.shutdown();
     assert!(matches!(stream.last(), Some(Event::Finished { reason: FinishReason::Cancelled, .. })));
     let request = GenerateRequest { prompt: vec![5], ..GenerateRequest::default() }.validate(&handle.limits()).unwrap();
@@ -93,7 +98,7 @@ fn shutdown_cancels_what_runs_and_refuses_what_comes() {
 #[test]
 fn a_stream_outlives_its_handle() {
     let handle = start();
-    let stream = submit(&handle, 50);
+    let stream = submit(&handle, Some(50));
     drop(handle);
     assert!(matches!(stream.last(), Some(Event::Finished { reason: FinishReason::Length, .. })));
 }
