@@ -92,6 +92,7 @@ impl Sequence {
             position: self.computed,
             pages: &self.table.pages()[..pages_for(end)],
             logits: run.logits,
+            adapter: None,
         }
     }
 

@@ -10,6 +10,10 @@ pub const PAGE_LEN: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageId(pub u32);
 
+/// A LoRA adapter that a model has loaded. An id is never used again after its adapter is unloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdapterId(pub u32);
+
 /// Which of a run's tokens need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogitsFor {
@@ -43,4 +47,6 @@ pub struct BatchSequence<'a> {
     pub pages: &'a [PageId],
     /// Which tokens need logits. Rows come out in batch order.
     pub logits: LogitsFor,
+    /// The adapter that the sequence runs with; `None` is the base model. Keys and values depend on it.
+    pub adapter: Option<AdapterId>,
 }

@@ -1,7 +1,7 @@
 //! The transformer: token ids in, logits out. Llama, Qwen2, Qwen3, SmolLM and Mistral are this one file under different
 //! configurations. How weights got here is in `weights`; which sequences run together is the engine's business.
 
-use crate::batch::{BatchSequence, PAGE_LEN};
+use crate::batch::{AdapterId, BatchSequence, PAGE_LEN};
 use crate::config::{ModelConfig, RopeConfig};
 use crate::error::{Error, Result};
 use crate::inputs::Inputs;
@@ -235,6 +235,9 @@ impl Transformer {
     fn check(&self, batch: &[BatchSequence<'_>], kv: &KvPages) -> Result<()> {
         let refuse = |what: String| Err(Error::Batch(what));
         for sequence in batch {
+            if let Some(AdapterId(id)) = sequence.adapter {
+                return refuse(format!("adapter ids must be of loaded adapters; given {id}"));
+            }
             let end = sequence.position.saturating_add(sequence.tokens.len());
             if let Some(token) = sequence.tokens.iter().find(|&&t| t as usize >= self.config.vocab_size) {
                 return refuse(format!("token ids must be below the vocabulary's {}; given {token}", self.config.vocab_size));

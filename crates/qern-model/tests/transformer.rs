@@ -69,7 +69,7 @@ fn check_with(model: &str, file: &str, format: KvFormat, bound: f32) {
         let tokens = golden.tokens();
         let mut kv = kv(&transformer, format, 1);
         let (mut scratch, mut layers) = (Scratch::default(), vec![]);
-        let batch = [BatchSequence { tokens: &tokens, position: 0, pages: &[PageId(0)], logits: LogitsFor::All }];
+        let batch = [BatchSequence { tokens: &tokens, position: 0, pages: &[PageId(0)], logits: LogitsFor::All, adapter: None }];
         let logits = transformer
             .forward_observed(&batch, &mut kv, &mut scratch, Some(&mut |layer, x| layers.push((layer, x.to_vec()))))
             .unwrap();
@@ -116,7 +116,7 @@ fn in_chunks(transformer: &Transformer, format: KvFormat, tokens: &[u32], chunk:
     let mut kv = kv(transformer, format, num_pages);
     let (mut scratch, mut all, mut position) = (Scratch::default(), vec![], 0);
     for run in tokens.chunks(chunk) {
-        let batch = [BatchSequence { tokens: run, position, pages: &pages, logits: LogitsFor::All }];
+        let batch = [BatchSequence { tokens: run, position, pages: &pages, logits: LogitsFor::All, adapter: None }];
         all.extend_from_slice(transformer.forward(&batch, &mut kv, &mut scratch).unwrap());
         position += run.len();
     }
@@ -150,7 +150,7 @@ fn logits_have_the_same_bits_alone_and_among_fifteen_others() {
     let runs: Vec<_> = texts
         .iter()
         .zip(&pages)
-        .map(|(tokens, pages)| BatchSequence { tokens, position: 0, pages, logits: LogitsFor::Last })
+        .map(|(tokens, pages)| BatchSequence { tokens, position: 0, pages, logits: LogitsFor::Last, adapter: None })
         .collect();
     let together = transformer.forward(&runs, &mut kv, &mut scratch).unwrap().to_vec();
     for (i, run) in runs.iter().enumerate() {
@@ -165,7 +165,7 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
     let transformer = load(goldens("qwen3-tiny"), 1, Isa::active());
     let mut kv = kv(&transformer, KvFormat::F16, 1);
     let mut check = |tokens: &[u32], position, pages: &[PageId], message: &str| {
-        let batch = [BatchSequence { tokens, position, pages, logits: LogitsFor::Last }];
+        let batch = [BatchSequence { tokens, position, pages, logits: LogitsFor::Last, adapter: None }];
         let error = transformer.forward(&batch, &mut kv, &mut Scratch::default()).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     };

@@ -47,7 +47,7 @@ fn logits(tokens: &[TokenId], mut each: impl FnMut(usize, &[f32])) {
     let mut kv = KvPages::new(transformer.kv_geometry(KvFormat::F16), num_pages).unwrap();
     let mut scratch = Scratch::default();
     for (chunk, tokens) in tokens.chunks(64).enumerate() {
-        let batch = [BatchSequence { tokens, position: 64 * chunk, pages: &pages, logits: LogitsFor::All }];
+        let batch = [BatchSequence { tokens, position: 64 * chunk, pages: &pages, logits: LogitsFor::All, adapter: None }];
         let logits = transformer.forward(&batch, &mut kv, &mut scratch).unwrap();
         for (row, logits) in logits.chunks_exact(vocab_size).enumerate() {
             each(64 * chunk + row, logits);

@@ -201,7 +201,7 @@ impl<'a> Bench<'a> {
         let pages = self.pages(sequence);
         for position in (0..depth).step_by(512) {
             let tokens = tokens((depth - position).min(512));
-            let batch = [BatchSequence { tokens: &tokens, position, pages: &pages, logits: LogitsFor::None }];
+            let batch = [BatchSequence { tokens: &tokens, position, pages: &pages, logits: LogitsFor::None, adapter: None }];
             self.transformer.forward(&batch, &mut self.kv, &mut self.scratch)?;
         }
         Ok(())
@@ -210,7 +210,7 @@ impl<'a> Bench<'a> {
     /// The same tokens at the same position of `batch` sequences.
     fn step(&mut self, tokens: &[TokenId], position: usize, batch: usize, logits: LogitsFor) -> anyhow::Result<()> {
         let pages: Vec<_> = (0..batch).map(|sequence| self.pages(sequence)).collect();
-        let runs: Vec<_> = pages.iter().map(|pages| BatchSequence { tokens, position, pages, logits }).collect();
+        let runs: Vec<_> = pages.iter().map(|pages| BatchSequence { tokens, position, pages, logits, adapter: None }).collect();
         self.transformer.forward(&runs, &mut self.kv, &mut self.scratch)?;
         Ok(())
     }

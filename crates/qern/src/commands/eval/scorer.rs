@@ -115,7 +115,7 @@ impl<'a> Scorer<'a> {
             let end = limit.min(position + max_len);
             let tokens = &window[position..end];
             let logits = if scored { LogitsFor::All } else { LogitsFor::None };
-            let batch = [BatchSequence { tokens, position, pages: &self.pages, logits }];
+            let batch = [BatchSequence { tokens, position, pages: &self.pages, logits, adapter: None }];
             let logits = self.transformer.forward(&batch, &mut self.kv, &mut self.scratch)?;
             if scored {
                 let log_probs = &mut self.log_probs[..logits.len()];
