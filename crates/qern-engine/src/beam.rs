@@ -84,7 +84,7 @@ impl BeamSearch {
             let mut text = parent.text.clone();
             let (shown, matched) = text.push(context.text, extension.token);
             let beam = Beam { sum: extension.sum, text: format!("{}{shown}", self.beams[extension.beam].text) };
-            let mut child = Sequence::new(0, &parent.tokens, parent.sampler.clone(), text);
+            let mut child = Sequence::new(0, &parent.tokens, parent.adapter, parent.sampler.clone(), text);
             child.num_prompt = parent.num_prompt;
             child.tokens.push(extension.token);
             if let Matched::Stop(stop) = matched {

@@ -1,6 +1,7 @@
 //! The one error enum of the crate. Messages name the thing, the rule, the value and the fix.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::TokenId;
 
@@ -30,10 +31,12 @@ pub enum Error {
     /// The model could not run a step.
     #[error("the model failed to run a step: {0}")]
     Model(Arc<dyn std::error::Error + Send + Sync>),
-    /// The model returned another number of logits than the batch asked for.
-    #[error("the model must return {expected} logits for this step; it returned {given}")]
-    LogitsShape {
-        /// Rows times vocabulary size.
+    /// The model returned another number of values than the batch asked for.
+    #[error("the model must return {expected} {what} for this step; it returned {given}")]
+    Shape {
+        /// Logits or hidden states.
+        what: &'static str,
+        /// Rows times their width.
         expected: usize,
         /// Length of the slice returned.
         given: usize,
@@ -54,6 +57,31 @@ pub enum Error {
         /// Position in the sequence of the token that was to be sampled.
         position: usize,
     },
+    /// A hidden state that no embedding can be made of.
+    #[error("the hidden state at position {position} is not finite; the weights or the computation are broken")]
+    BadHidden {
+        /// Position in the input.
+        position: usize,
+    },
+    /// The queue is full. The client's to try again.
+    #[error("{waiting} requests are waiting, and at most {limit} may; try again in {} s", retry_after.as_secs_f64().ceil())]
+    QueueFull {
+        /// Requests in the queue.
+        waiting: usize,
+        /// `EngineConfig::max_waiting`.
+        limit: usize,
+        /// When a place is likely to be free, by the pace at which requests start.
+        retry_after: Duration,
+    },
+    /// The engine finishes what it has and takes nothing new.
+    #[error("the engine is draining and takes no new requests; ask another one, or start it again")]
+    Draining,
+    /// Embeddings were not ready within the request's `timeout`.
+    #[error("the request ran out of time; raise `timeout` or ask for less")]
+    TimedOut,
+    /// Embeddings were cancelled: the engine was shut down.
+    #[error("the request was cancelled")]
+    Cancelled,
     /// The engine's thread has ended.
     #[error("the engine has stopped; start it again")]
     Stopped,

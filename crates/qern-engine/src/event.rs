@@ -76,6 +76,8 @@ pub enum FinishReason {
     Length,
     /// The model's context, or the memory for it, is full.
     Context,
+    /// The request's `timeout` has passed.
+    Deadline,
     /// Cancelled, or the engine was shut down.
     Cancelled,
 }
@@ -85,6 +87,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that the prefix cache had when the request left the queue: they were not computed again.
+    pub cached_tokens: usize,
     /// Tokens sampled, the one that ended the answer included.
     pub generated_tokens: usize,
     /// Seconds from leaving the queue to the first token.

@@ -1,32 +1,48 @@
 //! One request in the engine: its answers in the making, the beginning they share, and what a sampled token leads to.
 //! Knows nothing of other requests; which runs are computed when is `scheduler.rs`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
+use flume::Sender;
 
 use crate::answer_text::AnswerText;
 use crate::beam::BeamSearch;
-use crate::engine::RequestId;
+use crate::embed::{EmbedRequest, Embedded, Part, Pooled, Pooling};
+use crate::engine::{Arrival, RequestId};
+use crate::gate::Place;
 use crate::model::LanguageModel;
 use crate::pages::{OutOfPages, PagePool};
 use crate::random::fresh_seed;
 use crate::sampler::logprobs::logprob;
 use crate::sampler::row::RowError;
 use crate::sequence::{self, Run, Sequence};
+use crate::stats::Counts;
 use crate::stop::Matched;
+use crate::stream::MAX_UNREAD;
 use crate::{
-    Error, Event, FinishReason, LogitsFor, Sampler, SamplerContext, SamplerScratch, TokenId, TokenLogprob, TokenText,
+    Error, Event, FinishReason, LogitsFor, Rows, Sampler, SamplerContext, SamplerScratch, TokenId, TokenLogprob, TokenText,
     ValidRequest,
 };
 
 /// Rows of logits per step at most when a prompt is scored: a row is as wide as the vocabulary.
 const MAX_SCORED_ROWS: usize = 64;
 
+/// Where a request's results go.
+enum Outlet {
+    Events(Sender<Event>),
+    Embedding(Pooled),
+}
+
 pub(crate) struct Group {
     pub(crate) id: RequestId,
     request: ValidRequest,
-    events: Sender<Event>,
+    outlet: Outlet,
+    /// What it came to since the scheduler last asked.
+    pub(crate) counts: Counts,
+    /// Its place in the queue, until it starts.
+    place: Option<Arc<Place>>,
+    pub(crate) deadline: Option<Instant>,
     seed: u64,
     /// Answers, or beams, that are not finished.
     pub(crate) sequences: Vec<Sequence>,
@@ -52,14 +68,31 @@ pub(crate) struct CommitContext<'a> {
 }
 
 impl Group {
-    pub(crate) fn new(id: RequestId, request: ValidRequest, events: Sender<Event>, text: &dyn TokenText) -> Self {
+    pub(crate) fn new(arrival: Arrival, request: ValidRequest, events: Sender<Event>, text: &dyn TokenText) -> Self {
+        Self::with_outlet(arrival, request, Outlet::Events(events), text)
+    }
+
+    /// One input of a request for embeddings: a prompt without an answer.
+    pub(crate) fn embedding(
+        arrival: Arrival,
+        request: &EmbedRequest,
+        index: usize,
+        parts: Sender<Part>,
+        text: &dyn TokenText,
+    ) -> Self {
+        let prompt = ValidRequest::prompt_alone(request, index);
+        Self::with_outlet(arrival, prompt, Outlet::Embedding(Pooled::new(index, request, parts)), text)
+    }
+
+    fn with_outlet(arrival: Arrival, request: ValidRequest, outlet: Outlet, text: &dyn TokenText) -> Self {
+        let Arrival { id, submitted, place } = arrival;
         let raw = request.raw();
         let seed = raw.seed.unwrap_or_else(fresh_seed);
         let beam = raw.beam.map(|params| BeamSearch::new(params, raw.n));
         let num_sequences = if beam.is_some() { 1 } else { raw.n };
         let new_sequence = |index| {
             let sampler = Sampler::new(request.sampling().clone(), seed, index);
-            Sequence::new(index, request.prompt(), sampler, AnswerText::new(raw))
+            Sequence::new(index, request.prompt(), raw.adapter, sampler, AnswerText::new(raw))
         };
         let sequences: Vec<Sequence> = (0..num_sequences).map(new_sequence).collect();
         let mut end_tokens = raw.stop_token_ids.clone();
@@ -70,7 +103,11 @@ impl Group {
         end_tokens.dedup();
         Self {
             id,
-            events,
+            outlet,
+            counts: Counts::default(),
+            place,
+            // A timeout beyond what the clock can say is none.
+            deadline: raw.timeout.and_then(|timeout| submitted.checked_add(timeout)),
             seed,
             shared: sequence::shareable(&sequences),
             sequences,
@@ -79,7 +116,7 @@ impl Group {
             prompt_reported: raw.prompt_logprobs.is_none(),
             end_tokens,
             answers_left: raw.n,
-            submitted: Instant::now(),
+            submitted,
             started: None,
             request,
         }
@@ -112,14 +149,18 @@ impl Group {
         last && self.beam.is_some() && self.sequences.iter().all(|sequence| sequence.num_pending() == 0)
     }
 
-    /// The request leaves the queue (again, after a preemption).
-    pub(crate) fn start(&mut self) {
-        if self.started.is_none() {
+    /// The request leaves the queue; true if for the first time, and not after a preemption.
+    pub(crate) fn start(&mut self) -> bool {
+        let is_first = self.started.is_none();
+        if is_first {
             let now = Instant::now();
             self.started = Some(now);
             let queued_seconds = now.duration_since(self.submitted).as_secs_f64();
+            self.place = None;
+            self.counts.prompt_tokens += self.request.prompt().len() as u64;
             self.send(Event::Started { prompt_tokens: self.request.prompt().len(), seed: self.seed, queued_seconds });
         }
+        is_first
     }
 
     /// Gives all pages back. What was sampled stays, and is computed again later like a prompt.
@@ -128,7 +169,15 @@ impl Group {
             sequence.forget(pool);
             sequence.is_parked = false;
         }
+        if let Outlet::Embedding(pooled) = &mut self.outlet {
+            pooled.reset();
+        }
         self.shared = sequence::shareable(&self.sequences);
+    }
+
+    /// Whether its reader is so far behind that it must wait.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(&self.outlet, Outlet::Events(events) if events.len() >= MAX_UNREAD)
     }
 
     /// Makes everything pending writable; forks the sequences once their common beginning is there. On failure, says which
@@ -173,7 +222,7 @@ impl Group {
             if is_decode || num_tokens == 0 {
                 continue;
             }
-            let mut logits = LogitsFor::None;
+            let mut logits = self.chunk_logits();
             if self.is_scoring(id, sequence.computed + num_tokens) && sequence.computed + 1 < sequence.num_prompt {
                 num_tokens = num_tokens.min(MAX_SCORED_ROWS);
                 logits = LogitsFor::All;
@@ -189,14 +238,32 @@ impl Group {
         sequence == 0 && !self.prompt_reported && end > self.prompt_logprobs.len()
     }
 
-    fn last_logits(&self) -> LogitsFor {
-        if self.request.raw().max_tokens == Some(0) { LogitsFor::None } else { LogitsFor::Last }
+    /// What a chunk that is not the prompt's end is to give.
+    fn chunk_logits(&self) -> LogitsFor {
+        match &self.outlet {
+            Outlet::Embedding(Pooled { pooling: Pooling::Mean, .. }) => LogitsFor::HiddenAll,
+            _ => LogitsFor::None,
+        }
     }
 
-    /// Takes a computed run and its rows `[rows, vocab]`; samples if the sequence is complete. Beams are stepped apart.
-    pub(crate) fn commit(&mut self, run: &Run, rows: &[f32], vocab: usize, context: &mut CommitContext<'_>) {
+    /// What the last token, or the chunk that ends with it, is to give.
+    fn last_logits(&self) -> LogitsFor {
+        match &self.outlet {
+            Outlet::Embedding(Pooled { pooling: Pooling::Mean, .. }) => LogitsFor::HiddenAll,
+            Outlet::Embedding(Pooled { pooling: Pooling::Last, .. }) => LogitsFor::HiddenLast,
+            Outlet::Events(_) if self.request.raw().max_tokens == Some(0) => LogitsFor::None,
+            Outlet::Events(_) => LogitsFor::Last,
+        }
+    }
+
+    /// Takes a computed run and its rows; samples if the sequence is complete. Beams are stepped apart.
+    pub(crate) fn commit(&mut self, run: &Run, rows: Rows<'_>, vocab: usize, context: &mut CommitContext<'_>) {
         let start = self.sequences[run.sequence].computed;
         self.sequences[run.sequence].computed += run.num_tokens;
+        if let Err(error) = self.pool_hidden(run, rows.hidden) {
+            return self.fail(&error, context.pool);
+        }
+        let rows = rows.logits;
         if run.sequence == 0
             && let Err(error) = self.commit_prompt(start, run, rows, vocab, context.text)
         {
@@ -211,6 +278,18 @@ impl Group {
         let row = &rows[rows.len() - vocab..];
         if let Err(error) = self.sample(run.sequence, row, context) {
             self.fail(&error, context.pool);
+        }
+    }
+
+    /// Adds a run's hidden states to the embedding.
+    fn pool_hidden(&mut self, run: &Run, rows: &[f32]) -> Result<(), Error> {
+        let num_rows = run.logits.num_hidden_rows(run.num_tokens);
+        let end = self.sequences[run.sequence].computed;
+        match &mut self.outlet {
+            Outlet::Embedding(pooled) if num_rows > 0 => {
+                pooled.push(rows, rows.len() / num_rows).map_err(|row| Error::BadHidden { position: end - num_rows + row })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -247,6 +326,7 @@ impl Group {
             SamplerContext { tokens: &sequence.tokens, num_prompt: sequence.num_prompt, forbidden, text: context.text };
         let token = sequence.sampler.sample(row, sampler_context, context.scratch)?;
         sequence.note_token();
+        self.counts.generated_tokens += 1;
         if self.end_tokens.binary_search(&token).is_ok() {
             self.finish(id, FinishReason::Stop, context.pool);
             return Ok(());
@@ -327,8 +407,21 @@ impl Group {
             let usage = crate::Usage { prompt_tokens: self.request.prompt().len(), ..crate::Usage::default() };
             return self.send(Event::Finished { index: 0, text, beam: None, reason, usage, answers_left: 0 });
         }
+        self.finish_all(&FinishReason::Cancelled, pool);
+    }
+
+    /// Its time is up: it ends with what it has.
+    pub(crate) fn expire(&mut self, pool: &mut PagePool) {
+        if self.beam.is_some() {
+            self.finish_beams(FinishReason::Deadline, pool);
+        } else {
+            self.finish_all(&FinishReason::Deadline, pool);
+        }
+    }
+
+    fn finish_all(&mut self, reason: &FinishReason, pool: &mut PagePool) {
         for id in 0..self.sequences.len() {
-            self.finish(id, FinishReason::Cancelled, pool);
+            self.finish(id, reason.clone(), pool);
         }
     }
 
@@ -360,9 +453,28 @@ impl Group {
         }
     }
 
-    fn send(&self, event: Event) {
+    fn send(&mut self, event: Event) {
+        match &event {
+            Event::Finished { reason, .. } => self.counts.finish(reason),
+            Event::Failed(_) => self.counts.failed += 1,
+            _ => {}
+        }
         // A reader that has gone has also sent `Cancel`; until that arrives, its events go nowhere.
-        _ = self.events.send(event);
+        match &self.outlet {
+            Outlet::Events(events) => _ = events.send(event),
+            Outlet::Embedding(pooled) => {
+                let part = match event {
+                    Event::Finished { reason: FinishReason::Length, usage, .. } => {
+                        Ok(Embedded { index: pooled.index, vector: pooled.vector(), cached_tokens: usage.cached_tokens })
+                    }
+                    Event::Finished { reason: FinishReason::Deadline, .. } => Err(Error::TimedOut),
+                    Event::Finished { .. } => Err(Error::Cancelled),
+                    Event::Failed(error) => Err(error),
+                    _ => return,
+                };
+                _ = pooled.parts.send(part);
+            }
+        }
     }
 }
 

@@ -3,16 +3,20 @@
 //!
 //! ```text
 //! GenerateRequest -> ValidRequest -> EngineHandle::submit -> RequestStream of Event
+//! EmbedRequest                    -> EngineHandle::embed  -> PendingEmbeddings
 //! ```
 #![forbid(unsafe_code)]
 
 mod answer_text;
 mod beam;
 mod detokenizer;
+mod embed;
 mod engine;
 mod error;
 mod event;
+mod gate;
 mod group;
+mod handle;
 mod model;
 mod pages;
 mod random;
@@ -22,17 +26,23 @@ mod sampler;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod stats;
 mod stop;
+mod stream;
 
-pub use engine::{Engine, EngineConfig, EngineHandle, RequestStream, Stats, Timeout};
+pub use embed::{EmbedRequest, Embeddings, PendingEmbeddings, Pooling};
+pub use engine::{Engine, EngineConfig};
 pub use error::Error;
 pub use event::{BeamAnswer, Event, FinishReason, TokenLogprob, TopLogprob, Usage};
-pub use model::{BoxError, LanguageModel, TokenText};
-pub use qern_model::batch::{BatchSequence, LogitsFor, PAGE_LEN, PageId, TokenId};
+pub use handle::{Drain, EngineHandle};
+pub use model::{BoxError, LanguageModel, Rows, TokenText};
+pub use qern_model::batch::{AdapterId, BatchSequence, LogitsFor, PAGE_LEN, PageId, TokenId};
 pub use request::{BeamParams, EarlyStopping, GenerateRequest, Limits, ValidRequest};
 pub use runner::{ModelText, Runner};
 pub use sampler::{Sampler, SamplerContext, SamplerScratch};
 pub use sampling::{Sampling, SamplingParams};
+pub use stats::{Counts, Stats};
+pub use stream::{RequestStream, Timeout};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,15 @@ use qern_model::batch::{BatchSequence, PageId, TokenId};
 /// A model's own error, boxed at the seam.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What a step computed, row-major.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rows<'a> {
+    /// `[rows, vocab]`
+    pub logits: &'a [f32],
+    /// Hidden states after the last norm, `[rows, hidden_size]`.
+    pub hidden: &'a [f32],
+}
+
 /// A language model over a pool of KV pages.
 pub trait LanguageModel: Send {
     /// Number of logits per row.
@@ -18,8 +27,13 @@ pub trait LanguageModel: Send {
     /// Longest sequence (prompt and answer) that the model can place.
     fn max_positions(&self) -> usize;
 
-    /// Runs one ragged batch. Returns logits `[rows, vocab]` row-major, rows in batch order as each `LogitsFor` asks.
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<&[f32], BoxError>;
+    /// Runs one ragged batch and returns the rows that each `LogitsFor` asks for, in batch order.
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError>;
+
+    /// Width of a hidden state; `None` for a model that gives none, and so no embeddings.
+    fn hidden_size(&self) -> Option<usize> {
+        None
+    }
 
     /// Copies the KV of a whole page: the last, partly filled page of a sequence is copied before one of several owners writes.
     fn copy_page(&mut self, from: PageId, to: PageId);

@@ -1,8 +1,10 @@
 //! A request for text: the raw form that callers fill, and `ValidRequest`, the only form the engine takes. No scheduling.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 
-use crate::{Error, PAGE_LEN, Sampling, SamplingParams, TokenId};
+use crate::{AdapterId, EmbedRequest, Error, PAGE_LEN, Sampling, SamplingParams, TokenId};
 
 /// What a running engine can take; `EngineHandle::limits` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct Limits {
     pub num_pages: usize,
     /// Most sequences that run at once; bounds `n` and the beam width.
     pub max_sequences: usize,
+    /// Width of an embedding, if the model gives any.
+    pub hidden_size: Option<usize>,
 }
 
 impl Limits {
@@ -22,6 +26,21 @@ impl Limits {
     pub fn max_prompt(&self) -> (usize, &'static str) {
         let pool = self.num_pages * PAGE_LEN;
         if pool < self.max_positions { (pool, "memory for the context") } else { (self.max_positions - 1, "the model's context") }
+    }
+
+    /// Checks token ids that are to be computed.
+    pub(crate) fn check_prompt(&self, field: &'static str, prompt: &[TokenId]) -> Result<(), Error> {
+        if prompt.is_empty() {
+            return Err(Error::invalid(field, "hold at least one token", "none"));
+        }
+        if let Some(token) = prompt.iter().find(|&&token| token as usize >= self.vocab_size) {
+            return Err(Error::invalid(field, format!("hold tokens below {}", self.vocab_size), token));
+        }
+        let (limit, limited_by) = self.max_prompt();
+        if prompt.len() > limit {
+            return Err(Error::PromptTooLong { num_tokens: prompt.len(), limit, limited_by });
+        }
+        Ok(())
     }
 }
 
@@ -57,6 +76,20 @@ pub struct GenerateRequest {
     pub beam: Option<BeamParams>,
     /// The random seed; drawn (and reported by `Event::Started`) if `None`.
     pub seed: Option<u64>,
+    /// Higher goes first, and takes the place of lower ones that run. Default 0.
+    pub priority: i32,
+    /// Time from submission, queue included, after which answers end with what they have. In JSON a number of seconds.
+    #[serde(deserialize_with = "seconds")]
+    pub timeout: Option<Duration>,
+    /// The adapter to run with: one that this engine has loaded. Not in JSON, where adapters have names.
+    #[serde(skip)]
+    pub adapter: Option<AdapterId>,
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let seconds = Option::<f64>::deserialize(deserializer)?;
+    let duration = |seconds| Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom);
+    seconds.map(duration).transpose()
 }
 
 /// Beam search, as transformers defines it.
@@ -119,7 +152,10 @@ impl GenerateRequest {
     /// Checks every rule against what the engine can take.
     pub fn validate(mut self, limits: &Limits) -> Result<ValidRequest, Error> {
         self.n = self.n.max(1);
-        self.check_prompt(limits)?;
+        limits.check_prompt("prompt", &self.prompt)?;
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::invalid("timeout", "be above 0", 0));
+        }
         self.check_lengths(limits)?;
         self.check_stops(limits)?;
         for (field, value) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
@@ -132,20 +168,6 @@ impl GenerateRequest {
             check_beam(beam, &self, &sampling, limits)?;
         }
         Ok(ValidRequest { raw: self, sampling })
-    }
-
-    fn check_prompt(&self, limits: &Limits) -> Result<(), Error> {
-        if self.prompt.is_empty() {
-            return Err(Error::invalid("prompt", "hold at least one token", "none"));
-        }
-        if let Some(token) = self.prompt.iter().find(|&&token| token as usize >= limits.vocab_size) {
-            return Err(Error::invalid("prompt", format!("hold tokens below {}", limits.vocab_size), token));
-        }
-        let (limit, limited_by) = limits.max_prompt();
-        if self.prompt.len() > limit {
-            return Err(Error::PromptTooLong { num_tokens: self.prompt.len(), limit, limited_by });
-        }
-        Ok(())
     }
 
     fn check_lengths(&self, limits: &Limits) -> Result<(), Error> {
@@ -199,6 +221,20 @@ fn check_beam(beam: &BeamParams, request: &GenerateRequest, sampling: &Sampling,
 }
 
 impl ValidRequest {
+    /// One input of a checked request for embeddings: to be computed, and nothing sampled.
+    pub(crate) fn prompt_alone(request: &EmbedRequest, index: usize) -> Self {
+        let raw = GenerateRequest {
+            prompt: request.inputs[index].clone(),
+            max_tokens: Some(0),
+            n: 1,
+            priority: request.priority,
+            timeout: request.timeout,
+            adapter: request.adapter,
+            ..GenerateRequest::default()
+        };
+        Self { raw, sampling: Sampling::default() }
+    }
+
     /// The prompt.
     pub fn prompt(&self) -> &[TokenId] {
         &self.raw.prompt
@@ -219,7 +255,7 @@ impl ValidRequest {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { vocab_size: 100, max_positions: 256, num_pages: 2, max_sequences: 4 };
+    const LIMITS: Limits = Limits { vocab_size: 100, max_positions: 256, num_pages: 2, max_sequences: 4, hidden_size: None };
 
     fn refused(edit: impl FnOnce(&mut GenerateRequest)) -> String {
         let mut request = GenerateRequest { prompt: vec![1, 2], ..GenerateRequest::default() };

@@ -1,6 +1,6 @@
 //! The real model and tokenizer behind the engine's traits. No policy of its own.
 
-use crate::model::{BoxError, LanguageModel, TokenText};
+use crate::model::{BoxError, LanguageModel, Rows, TokenText};
 use qern_kernels::kv::{KvError, KvFormat, KvPages};
 use qern_model::batch::{BatchSequence, PAGE_LEN, PageId, TokenId};
 use qern_model::tokenizer::Tokenizer;
@@ -38,8 +38,13 @@ impl LanguageModel for Runner {
         self.max_positions
     }
 
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<&[f32], BoxError> {
-        Ok(self.transformer.forward(batch, &mut self.kv, &mut self.scratch)?)
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError> {
+        self.transformer.forward(batch, &mut self.kv, &mut self.scratch)?;
+        Ok(Rows { logits: self.scratch.logits(), hidden: self.scratch.hidden() })
+    }
+
+    fn hidden_size(&self) -> Option<usize> {
+        Some(self.transformer.config().hidden_size)
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {

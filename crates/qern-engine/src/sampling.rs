@@ -169,8 +169,8 @@ impl SamplingParams {
     }
 }
 
-/// Validated sampling settings: the only form the sampler takes.
-#[derive(Clone, Debug, PartialEq)]
+/// Validated sampling settings: the only form the sampler takes. The default is neutral.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sampling {
     params: SamplingParams,
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::answer_text::AnswerText;
 use crate::model::LanguageModel;
 use crate::pages::{OutOfPages, PagePool, PageTable, pages_for};
-use crate::{BatchSequence, LogitsFor, PAGE_LEN, Sampler, TokenId, Usage};
+use crate::{AdapterId, BatchSequence, LogitsFor, PAGE_LEN, Sampler, TokenId, Usage};
 
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -18,6 +18,7 @@ pub(crate) struct Sequence {
     /// Positions whose KV is in the pages. The rest is pending: one token when decoding, more in prefill.
     pub(crate) computed: usize,
     pub(crate) table: PageTable,
+    pub(crate) adapter: Option<AdapterId>,
     pub(crate) sampler: Sampler,
     pub(crate) text: AnswerText,
     /// Tokens sampled, the one that ended the answer included.
@@ -42,9 +43,10 @@ pub(crate) struct Run {
 }
 
 impl Sequence {
-    pub(crate) fn new(index: usize, prompt: &[TokenId], sampler: Sampler, text: AnswerText) -> Self {
+    pub(crate) fn new(index: usize, prompt: &[TokenId], adapter: Option<AdapterId>, sampler: Sampler, text: AnswerText) -> Self {
         Self {
             index,
+            adapter,
             tokens: prompt.to_vec(),
             num_prompt: prompt.len(),
             computed: 0,
@@ -92,7 +94,7 @@ impl Sequence {
             position: self.computed,
             pages: &self.table.pages()[..pages_for(end)],
             logits: run.logits,
-            adapter: None,
+            adapter: self.adapter,
         }
     }
 
@@ -111,6 +113,7 @@ impl Sequence {
         };
         Usage {
             prompt_tokens: self.num_prompt,
+            cached_tokens: 0,
             generated_tokens: self.num_generated,
             prefill_seconds: between(started, self.first_token.or_else(|| Some(Instant::now()))),
             decode_seconds: between(self.first_token, self.last_token),

@@ -2,7 +2,9 @@
 
 mod answers;
 mod beam;
+mod embeddings;
 mod independence;
+mod lifecycle;
 mod soak;
 mod thread;
 pub(crate) mod toy;

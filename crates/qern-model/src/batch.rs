@@ -14,7 +14,7 @@ pub struct PageId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdapterId(pub u32);
 
-/// Which of a run's tokens need logits.
+/// What a run is to give: logits, or hidden states after the last norm, and of which of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogitsFor {
     /// None: a prefill chunk that is not the prompt's end.
@@ -23,15 +23,28 @@ pub enum LogitsFor {
     Last,
     /// Every token: scoring, drafts.
     All,
+    /// No logits; the hidden state of the last token, for embeddings.
+    HiddenLast,
+    /// No logits; the hidden state of every token, for embeddings that average.
+    HiddenAll,
 }
 
 impl LogitsFor {
     /// Logit rows that a run of `num_tokens` tokens yields.
     pub fn num_rows(self, num_tokens: usize) -> usize {
         match self {
-            Self::None => 0,
+            Self::None | Self::HiddenLast | Self::HiddenAll => 0,
             Self::Last => num_tokens.min(1),
             Self::All => num_tokens,
+        }
+    }
+
+    /// Rows of hidden states that a run of `num_tokens` tokens yields.
+    pub fn num_hidden_rows(self, num_tokens: usize) -> usize {
+        match self {
+            Self::None | Self::Last | Self::All => 0,
+            Self::HiddenLast => num_tokens.min(1),
+            Self::HiddenAll => num_tokens,
         }
     }
 }

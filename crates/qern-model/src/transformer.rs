@@ -38,6 +38,7 @@ pub struct Scratch {
     gated: FloatBuffer,    // [num_tokens, intermediate]
     cos: FloatBuffer,      // [num_tokens, rotated / 2]
     sin: FloatBuffer,      // [num_tokens, rotated / 2]
+    hidden: FloatBuffer,   // [num_hidden_rows, hidden]
     logits: FloatBuffer,   // [num_logit_rows, vocab]
     slots: Vec<KvSlot>,    // [num_tokens]
     pages: Vec<Vec<u32>>,  // [num_sequences][pages]
@@ -45,8 +46,20 @@ pub struct Scratch {
     attention: AttentionScratch,
 }
 
+impl Scratch {
+    /// The logits that the last forward pass was asked for: `[rows, vocab]` in batch order.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The hidden states, after the last norm, that the last forward pass was asked for: `[rows, hidden]` in batch order.
+    pub fn hidden(&self) -> &[f32] {
+        &self.hidden
+    }
+}
+
 /// Called with the residual stream, `[num_tokens, hidden]`: 0 for the embeddings, then after each layer. After the last one only
-/// with the rows whose logits are asked for, and not at all where none are.
+/// with the rows that are asked for, and not at all where none are.
 pub type Observer<'a> = &'a mut dyn FnMut(usize, &[f32]);
 
 impl Transformer {
@@ -80,7 +93,7 @@ impl Transformer {
     }
 
     /// Runs a ragged batch: stores keys and values in its pages and returns the logits asked for, `[rows, vocab]` in batch
-    /// order. The logits of a sequence have the same bits whatever else is in the batch.
+    /// order; hidden states asked for are left in [`Scratch::hidden`]. The logits of a sequence have the same bits whatever else is in the batch.
     pub fn forward<'s>(&self, batch: &[BatchSequence<'_>], kv: &mut KvPages, scratch: &'s mut Scratch) -> Result<&'s [f32]> {
         self.forward_observed(batch, kv, scratch, None)
     }
@@ -104,8 +117,8 @@ impl Transformer {
         for (layer_id, layer) in self.weights.layers.iter().enumerate() {
             self.attend(layer_id, layer, batch, kv, scratch)?;
             if layer_id + 1 == self.weights.layers.len() {
-                keep_logit_rows(batch, self.config.hidden_size, &mut scratch.x);
-                keep_logit_rows(batch, self.config.q_size(), &mut scratch.attended);
+                keep_output_rows(batch, self.config.hidden_size, &mut scratch.x);
+                keep_output_rows(batch, self.config.q_size(), &mut scratch.attended);
                 if scratch.x.is_empty() {
                     return Ok(&[]);
                 }
@@ -115,6 +128,10 @@ impl Transformer {
             observe(layer_id + 1, &scratch.x);
         }
         self.norm(&self.weights.norm, &scratch.x, &mut scratch.normed)?;
+        take_hidden_rows(batch, self.config.hidden_size, &mut scratch.normed, &mut scratch.hidden)?;
+        if scratch.normed.is_empty() {
+            return Ok(&[]);
+        }
         let head = self.weights.lm_head();
         scratch.logits.resize(scratch.normed.len() / self.config.hidden_size * self.config.vocab_size)?;
         self.project(&[head], &scratch.normed, &mut scratch.inputs, vec![&mut scratch.logits])?;
@@ -125,6 +142,8 @@ impl Transformer {
     fn start(&self, batch: &[BatchSequence<'_>], scratch: &mut Scratch) -> Result<()> {
         let hidden = self.config.hidden_size;
         let tokens: Vec<usize> = batch.iter().flat_map(|s| s.tokens.iter().map(|&t| t as usize)).collect();
+        scratch.hidden.truncate(0);
+        scratch.logits.truncate(0);
         scratch.x.resize(tokens.len() * hidden)?;
         self.weights.embed_tokens.dequantize_rows(&self.pool, self.isa, &tokens, &mut scratch.x);
         let half = self.config.rope.num_dims / 2;
@@ -256,16 +275,35 @@ impl Transformer {
     }
 }
 
-/// Keeps the rows (`[num_tokens, width]`) whose logits are asked for: the last layer computes no more than those.
-fn keep_logit_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBuffer) {
+/// Keeps the rows (`[num_tokens, width]`) that are asked for: the last layer computes no more than those.
+fn keep_output_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBuffer) {
     let (mut from, mut to) = (0, 0);
     for sequence in batch {
         let num_tokens = sequence.tokens.len();
-        let num_rows = sequence.logits.num_rows(num_tokens);
+        let num_rows = sequence.logits.num_rows(num_tokens) + sequence.logits.num_hidden_rows(num_tokens);
         let first = from + num_tokens - num_rows;
         rows.copy_within(first * width..(first + num_rows) * width, to * width);
         from += num_tokens;
         to += num_rows;
     }
     rows.truncate(to * width);
+}
+
+/// Moves the rows asked for as hidden states out of the output rows `[rows, width]`; those that go on to the head stay.
+fn take_hidden_rows(batch: &[BatchSequence<'_>], width: usize, rows: &mut FloatBuffer, hidden: &mut FloatBuffer) -> Result<()> {
+    hidden.resize(width * batch.iter().map(|s| s.logits.num_hidden_rows(s.tokens.len())).sum::<usize>())?;
+    let (mut from, mut kept, mut taken) = (0, 0, 0);
+    for sequence in batch {
+        let num_tokens = sequence.tokens.len();
+        let num_hidden = width * sequence.logits.num_hidden_rows(num_tokens);
+        hidden[taken..taken + num_hidden].copy_from_slice(&rows[from..from + num_hidden]);
+        taken += num_hidden;
+        from += num_hidden;
+        let num_kept = width * sequence.logits.num_rows(num_tokens);
+        rows.copy_within(from..from + num_kept, kept);
+        kept += num_kept;
+        from += num_kept;
+    }
+    rows.truncate(kept);
+    Ok(())
 }

@@ -174,3 +174,48 @@ fn a_batch_that_does_not_fit_the_model_is_refused() {
     check(&[1], 0, &[PageId(9)], "page ids must be below 1; given 9");
     check(&[1], usize::MAX - 1, &[PageId(0)], "positions must stay below");
 }
+
+#[test]
+fn hidden_states_are_the_normed_residual_stream_and_leave_logits_as_they_are() {
+    let transformer = load(goldens("qwen3-tiny"), 2, Isa::active());
+    let hidden_size = transformer.config().hidden_size;
+    let texts: Vec<Vec<u32>> = (0..4u32).map(|s| (0..5 + 3 * s).map(|i| (i * 31 + s * 17) % 250).collect()).collect();
+    let mut kv = kv(&transformer, KvFormat::F16, 4);
+    let mut run = |kinds: [LogitsFor; 4]| {
+        let mut scratch = Scratch::default();
+        let pages = [[PageId(0)], [PageId(1)], [PageId(2)], [PageId(3)]];
+        let batch: Vec<_> = texts
+            .iter()
+            .zip(&pages)
+            .zip(kinds)
+            .map(|((tokens, pages), logits)| BatchSequence { tokens, position: 0, pages, logits, adapter: None })
+            .collect();
+        let mut last = Vec::new();
+        let mut observe = |layer: usize, x: &[f32]| {
+            if layer == transformer.config().num_layers {
+                last = x.to_vec();
+            }
+        };
+        let logits = transformer.forward_observed(&batch, &mut kv, &mut scratch, Some(&mut observe)).unwrap().to_vec();
+        (logits, scratch.hidden().to_vec(), last)
+    };
+    use LogitsFor::{All, HiddenAll, HiddenLast, Last};
+    let (logits, no_hidden, _) = run([Last, LogitsFor::None, All, LogitsFor::None]);
+    let (same_logits, hidden, outputs) = run([Last, HiddenAll, All, HiddenLast]);
+    assert!(no_hidden.is_empty());
+    assert!(same_logits == logits, "the bits of logits beside hidden states");
+    // Rows of the batch: 1 for logits, 8 hidden, 11 for logits, 1 hidden.
+    let rows: Vec<&[f32]> = outputs.chunks(hidden_size).collect();
+    assert_eq!((rows.len(), hidden.len()), (1 + 8 + 11 + 1, 9 * hidden_size));
+    for (row, found) in rows[1..9].iter().chain(&rows[20..]).zip(hidden.chunks(hidden_size)) {
+        let mean = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / hidden_size as f64;
+        let scale = (mean + f64::from(transformer.config().rms_norm_eps)).sqrt().recip();
+        for ((&x, &weight), &found) in row.iter().zip(&transformer.weights().norm).zip(found) {
+            let expected = f64::from(x) * scale * f64::from(weight);
+            assert!((expected - f64::from(found)).abs() <= 1e-5 * expected.abs().max(1.0), "{found} for {expected}");
+        }
+    }
+    let (no_logits, alone, _) = run([LogitsFor::None, LogitsFor::None, LogitsFor::None, HiddenAll]);
+    assert!(no_logits.is_empty());
+    assert!(alone[13 * hidden_size..] == hidden[8 * hidden_size..], "the last hidden state has the same bits");
+}

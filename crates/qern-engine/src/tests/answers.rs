@@ -182,7 +182,7 @@ fn cancelling_gives_the_pages_back_at_once() {
     let mut bench = Bench::new(40, 512, 8);
     let (id, events) = bench.submit(greedy(|r| (r.n, r.prompt) = (3, prompt(200, 1))));
     let (waiting, waiting_events) = bench.submit(greedy(|r| r.n = 8));
-    (0..6).for_each(|_| bench.scheduler.step());
+    (0..6).for_each(|_| _ = bench.scheduler.step());
     assert!(bench.scheduler.stats().free_pages < 40);
     bench.scheduler.cancel(id);
     bench.scheduler.cancel(waiting);

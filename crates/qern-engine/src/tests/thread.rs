@@ -106,9 +106,71 @@ fn a_stream_outlives_its_handle() {
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let refused = |max_batch_tokens, max_sequences| {
-        let config = EngineConfig { max_batch_tokens, max_sequences };
+        let config = EngineConfig { max_batch_tokens, max_sequences, ..EngineConfig::default() };
         Engine::start(Toy::new(5, 100), Arc::new(ToyText), config).err().unwrap().to_string()
     };
     assert_eq!(refused(8, 0), "`max_sequences` must be at least 1; given 0");
     assert_eq!(refused(8, 9), "`max_batch_tokens` must be at least `max_sequences` (9); given 8");
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_takes_more_when_it_has_room() {
+    let config = EngineConfig { max_sequences: 1, max_waiting: 2, ..EngineConfig::default() };
+    let toy = Toy::new(MAX_POSITIONS.div_ceil(PAGE_LEN), MAX_POSITIONS);
+    let handle = Engine::start(toy, Arc::new(ToyText), config).unwrap();
+    let mut running = submit(&handle, None);
+    assert!(matches!(running.next(), Some(Event::Started { .. })));
+    let waiting = [submit(&handle, Some(3)), submit(&handle, Some(3))];
+    let request = || GenerateRequest { prompt: vec![5], ..GenerateRequest::default() }.validate(&handle.limits()).unwrap();
+    match handle.submit(request()).err() {
+        Some(error @ Error::QueueFull { waiting: 2, limit: 2, .. }) => {
+            assert!(error.to_string().starts_with("2 requests are waiting, and at most 2 may; try again in "), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(handle.stats().unwrap().waiting, 2);
+    drop(running);
+    for stream in waiting {
+        assert!(matches!(stream.last(), Some(Event::Finished { reason: FinishReason::Length, .. })));
+    }
+    assert!(handle.submit(request()).is_ok());
+}
+
+#[test]
+fn a_drain_refuses_what_comes_and_finishes_what_runs() {
+    let handle = start();
+    let mut stream = submit(&handle, Some(200));
+    _ = stream.next();
+    let drain = handle.drain();
+    let request = GenerateRequest { prompt: vec![5], ..GenerateRequest::default() }.validate(&handle.limits()).unwrap();
+    assert!(matches!(handle.submit(request), Err(Error::Draining)));
+    assert!(matches!(handle.embed(embed_request()), Err(Error::Draining)));
+    assert!(drain.wait_timeout(Duration::from_secs(60)).is_ok());
+    assert!(matches!(stream.last(), Some(Event::Finished { reason: FinishReason::Length, .. })));
+    pollster::block_on(handle.drain().wait_async());
+}
+
+#[test]
+fn streams_and_embeddings_can_be_awaited() {
+    let handle = start();
+    let mut stream = submit(&handle, Some(5));
+    let mut events = Vec::new();
+    pollster::block_on(async {
+        while let Some(event) = stream.next_async().await {
+            events.push(event);
+        }
+    });
+    assert_eq!(collect(events).answers[0].tokens.len(), 5);
+    let waited = handle.embed(embed_request()).unwrap().wait().unwrap();
+    let awaited = pollster::block_on(handle.embed(embed_request()).unwrap().wait_async()).unwrap();
+    assert_eq!((waited.vectors.len(), waited.prompt_tokens), (2, 70));
+    assert_eq!(waited.vectors, awaited.vectors);
+    drop(handle.embed(embed_request()).unwrap());
+    wait_until_idle(&handle);
+    handle.shutdown();
+    assert!(matches!(handle.stats(), Err(Error::Stopped)));
+}
+
+fn embed_request() -> EmbedRequest {
+    EmbedRequest { inputs: vec![prompt(50, 1), prompt(20, 2)], ..EmbedRequest::default() }
 }

@@ -4,13 +4,17 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, unbounded};
+use flume::{Receiver, unbounded};
 
+use crate::embed::Part;
+use crate::engine::Arrival;
 use crate::scheduler::Scheduler;
 use crate::*;
 
 pub(crate) const VOCAB: usize = 24;
+pub(crate) const WIDTH: usize = 5;
 pub(crate) const EOS: TokenId = 0;
 pub(crate) const SPECIAL: TokenId = 1;
 
@@ -21,6 +25,7 @@ pub(crate) struct Toy {
     pages: Vec<[Slot; PAGE_LEN]>,
     max_positions: usize,
     logits: Vec<f32>,
+    hidden: Vec<f32>,
     /// Fails the forward pass at this step, counted from 0.
     pub(crate) fail_at: Option<usize>,
     /// Makes logits NaN when this token is in the batch.
@@ -31,7 +36,7 @@ pub(crate) struct Toy {
 impl Toy {
     pub(crate) fn new(num_pages: usize, max_positions: usize) -> Self {
         let pages = vec![[None; PAGE_LEN]; num_pages];
-        Self { pages, max_positions, logits: Vec::new(), fail_at: None, poison: None, num_steps: 0 }
+        Self { pages, max_positions, logits: Vec::new(), hidden: Vec::new(), fail_at: None, poison: None, num_steps: 0 }
     }
 
     fn slot(&mut self, pages: &[PageId], position: usize) -> &mut Slot {
@@ -61,12 +66,13 @@ impl LanguageModel for Toy {
         self.max_positions
     }
 
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<&[f32], BoxError> {
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError> {
         self.num_steps += 1;
         if self.fail_at == Some(self.num_steps - 1) {
             return Err("the toy broke".into());
         }
         self.logits.clear();
+        self.hidden.clear();
         let mut written = HashSet::new();
         for run in batch {
             assert!(!run.tokens.is_empty() && run.position + run.tokens.len() <= self.max_positions);
@@ -81,12 +87,19 @@ impl LanguageModel for Toy {
                 if run.logits == LogitsFor::All || (run.logits == LogitsFor::Last && is_last) {
                     self.logits.extend(logits_of(hash));
                 }
+                if run.logits == LogitsFor::HiddenAll || (run.logits == LogitsFor::HiddenLast && is_last) {
+                    self.hidden.extend(hidden_of(hash));
+                }
                 if self.poison == Some(token) {
                     self.logits.iter_mut().for_each(|logit| *logit = f32::NAN);
                 }
             }
         }
-        Ok(&self.logits)
+        Ok(Rows { logits: &self.logits, hidden: &self.hidden })
+    }
+
+    fn hidden_size(&self) -> Option<usize> {
+        Some(WIDTH)
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
@@ -99,6 +112,15 @@ fn extend(hash: u64, token: TokenId) -> u64 {
     x ^= x >> 29;
     x = x.wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 32)
+}
+
+fn hidden_of(hash: u64) -> impl Iterator<Item = f32> {
+    (0..WIDTH as u32).map(move |place| (extend(hash, place + 2000) >> 40) as f32 / (1 << 24) as f32 - 0.5)
+}
+
+/// The hidden state after a history, straight from the definition.
+pub(crate) fn hidden_after(history: &[TokenId]) -> Vec<f32> {
+    hidden_of(history.iter().fold(0, |hash, &token| extend(hash, token))).collect()
 }
 
 fn logits_of(hash: u64) -> impl Iterator<Item = f32> {
@@ -201,15 +223,31 @@ impl Bench {
     }
 
     pub(crate) fn with(toy: Toy, max_batch_tokens: usize, max_sequences: usize) -> Self {
-        let config = EngineConfig { max_batch_tokens, max_sequences };
+        let config = EngineConfig { max_batch_tokens, max_sequences, ..EngineConfig::default() };
         Self { scheduler: Scheduler::new(toy, Arc::new(ToyText), config).unwrap(), next_id: 0 }
     }
 
     pub(crate) fn submit(&mut self, request: GenerateRequest) -> (u64, Receiver<Event>) {
         let (events, receiver) = unbounded();
         self.next_id += 1;
-        self.scheduler.submit(self.next_id, request.validate(&self.scheduler.limits()).unwrap(), events);
+        let arrival = Arrival { id: self.next_id, submitted: Instant::now(), place: None };
+        self.scheduler.submit(arrival, request.validate(&self.scheduler.limits()).unwrap(), events);
         (self.next_id, receiver)
+    }
+
+    pub(crate) fn embed(&mut self, request: &EmbedRequest) -> Receiver<Part> {
+        request.validate(&self.scheduler.limits()).unwrap();
+        let (parts, receiver) = unbounded();
+        self.next_id += 1;
+        self.scheduler.embed(&Arrival { id: self.next_id, submitted: Instant::now(), place: None }, request, &parts);
+        receiver
+    }
+
+    /// Runs a request to its end, while others wait for something.
+    pub(crate) fn run_beside(&mut self, request: GenerateRequest) -> Outcomes {
+        let (_, events) = self.submit(request);
+        while self.scheduler.step() {}
+        collect(events.try_iter())
     }
 
     /// Steps until idle, checking the pages after each step.

@@ -142,6 +142,7 @@ pub fn reason_name(reason: Option<&FinishReason>) -> &'static str {
         Some(FinishReason::StopString(_)) => "stop_string",
         Some(FinishReason::Length) => "length",
         Some(FinishReason::Context) => "context",
+        Some(FinishReason::Deadline) => "deadline",
         Some(FinishReason::Cancelled) | None => "cancelled",
     }
 }

@@ -57,6 +57,7 @@ pub fn answer_note(reason: Option<&FinishReason>, context_len: usize, max_tokens
             None => "note: the answer was cut at its longest".into(),
         }),
         Some(FinishReason::Context) => Some(format!("note: the answer was cut: the context of {context_len} tokens is full")),
+        Some(FinishReason::Deadline) => Some("note: the answer was cut: its time was up".into()),
         Some(FinishReason::Cancelled) | None => Some("(stopped)".into()),
     }
 }
@@ -138,6 +139,7 @@ mod tests {
         assert_eq!(stats.text(), "no answer yet\n");
         let usage = Usage {
             prompt_tokens: 100,
+            cached_tokens: 0,
             generated_tokens: 21,
             prefill_seconds: 0.5,
             decode_seconds: 2.0,

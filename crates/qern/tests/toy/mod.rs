@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qern::loading::LoadedModel;
 use qern_engine::{
-    BatchSequence, BoxError, Engine, EngineConfig, LanguageModel, LogitsFor, PAGE_LEN, PageId, TokenId, TokenText,
+    BatchSequence, BoxError, Engine, EngineConfig, LanguageModel, LogitsFor, PAGE_LEN, PageId, Rows, TokenId, TokenText,
 };
 use qern_model::config::{Architecture, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use qern_model::generation::GenerationDefaults;
@@ -79,7 +79,7 @@ impl LanguageModel for Parrot {
         self.context_len
     }
 
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<&[f32], BoxError> {
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError> {
         std::thread::sleep(self.step);
         self.logits.clear();
         for run in batch {
@@ -89,7 +89,7 @@ impl LanguageModel for Parrot {
             }
             let end = run.position + run.tokens.len();
             let first = match run.logits {
-                LogitsFor::None => end,
+                LogitsFor::None | LogitsFor::HiddenLast | LogitsFor::HiddenAll => end,
                 LogitsFor::Last => end - 1,
                 LogitsFor::All => run.position,
             };
@@ -101,7 +101,7 @@ impl LanguageModel for Parrot {
                 self.logits.extend(row);
             }
         }
-        Ok(&self.logits)
+        Ok(Rows { logits: &self.logits, hidden: &[] })
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
