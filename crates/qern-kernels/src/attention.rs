@@ -78,8 +78,12 @@ pub fn attention(
 
 /// Positions that are walked as one, whatever the number of threads.
 const SEGMENT_BLOCKS: usize = 16;
-/// Query rows that share keys and values converted to f32.
-const MAX_ROWS: usize = 48;
+/// Query rows that share keys and values converted to f32, where that leaves the threads enough jobs.
+const MAX_ROWS: usize = 192;
+/// As few rows as that are a job only where there are no more.
+const MIN_ROWS: usize = 48;
+/// Jobs a thread, such that their ends are close together.
+const MIN_JOBS: usize = 8;
 /// Up to this many rows, the segments of a walk are jobs of their own.
 const MAX_SPLIT_ROWS: usize = 16;
 
@@ -150,7 +154,9 @@ fn blocks(sequence: &AttentionSequence<'_>, first: usize, len: usize, window: Op
 fn plan(scratch: &mut AttentionScratch, num_threads: usize, input: &AttentionInput<'_>) -> Result<(), OutOfMemory> {
     let geometry = input.pages.geometry();
     let group = input.params.num_heads / geometry.num_kv_heads;
-    let max_tokens = (MAX_ROWS / group).max(1);
+    let num_rows = input.sequences.iter().map(|sequence| sequence.num_tokens).sum::<usize>() * input.params.num_heads;
+    let max_rows = (num_rows / (MIN_JOBS * num_threads)).clamp(MIN_ROWS, MAX_ROWS);
+    let max_tokens = (max_rows / group).max(1);
     scratch.start(num_threads, (max_tokens * group).min(longest(input) * group), geometry.head_dim)?;
     for (sequence_id, sequence) in input.sequences.iter().enumerate() {
         for tile in (0..sequence.num_tokens.div_ceil(max_tokens)).rev() {

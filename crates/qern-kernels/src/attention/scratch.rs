@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 
-use super::tile::MAX_TILE_ROWS;
 use crate::kv::PAGE_LEN;
 use crate::memory::{AlignedBytes, OutOfMemory};
 
@@ -49,14 +48,14 @@ pub(super) struct Split {
 /// One thread's buffers. All f32, each starting on a cache line.
 #[derive(Clone, Copy)]
 pub(super) struct ThreadBuffers {
-    /// Queries times scale, by register tile of R rows: `[head_dim, R]`.
+    /// Queries times scale, by register tile of R rows: `[head_dim / 16, R, 16]`.
     pub(super) queries: *mut f32,
-    /// `[head_dim, 64]`
-    pub(super) keys: *mut f32,
-    /// `[64, head_dim]`
-    pub(super) values: *mut f32,
-    /// Scores, then probabilities, of one register tile: `[MAX_TILE_ROWS, 64]`.
+    /// As much of the keys or values of a block as is converted at a time.
+    pub(super) converted: *mut f32,
+    /// Scores, then probabilities: `[num_rows, 64]`.
     pub(super) scores: *mut f32,
+    /// What earlier weights are to be multiplied by: `[num_rows]`, written by whole vectors.
+    pub(super) decay: *mut f32,
     /// The segment being walked.
     pub(super) segment: Partial,
     /// The segments before it.
@@ -76,6 +75,11 @@ pub(super) struct Partial {
 
 fn padded(len: usize) -> usize {
     len.next_multiple_of(16)
+}
+
+/// Up to 2 vectors of each dimension's keys, or of each position's value.
+fn converted_len(head_dim: usize) -> usize {
+    head_dim.max(PAGE_LEN) * 2 * 16
 }
 
 impl Partial {
@@ -102,8 +106,10 @@ impl AttentionScratch {
         self.jobs.clear();
         self.counters.clear();
         self.partials_len = 0;
-        let block = PAGE_LEN * head_dim;
-        self.thread_len = num_rows * head_dim + 2 * block + MAX_TILE_ROWS * PAGE_LEN + 2 * Partial::len(num_rows, head_dim);
+        self.thread_len = num_rows * (head_dim + PAGE_LEN)
+            + converted_len(head_dim)
+            + padded(num_rows + 16)
+            + 2 * Partial::len(num_rows, head_dim);
         self.threads.reserve(num_threads * self.thread_len)
     }
 
@@ -123,17 +129,16 @@ impl AttentionScratch {
     /// # Safety
     /// `num_rows` is at most that of `start`, and no other buffers of this thread are in use.
     pub(super) unsafe fn buffers(&self, thread_id: usize, num_rows: usize, head_dim: usize) -> ThreadBuffers {
-        let block = PAGE_LEN * head_dim;
         // SAFETY: `start` has made room for what is laid out here.
         unsafe {
             let queries = self.threads.pointer().add(thread_id * self.thread_len);
-            let keys = queries.add(num_rows * head_dim);
-            let values = keys.add(block);
-            let scores = values.add(block);
-            let segment = scores.add(MAX_TILE_ROWS * PAGE_LEN);
+            let converted = queries.add(num_rows * head_dim);
+            let scores = converted.add(converted_len(head_dim));
+            let decay = scores.add(num_rows * PAGE_LEN);
+            let segment = decay.add(padded(num_rows + 16));
             let total = segment.add(Partial::len(num_rows, head_dim));
             let (segment, total) = (Partial::at(segment, num_rows), Partial::at(total, num_rows));
-            ThreadBuffers { queries, keys, values, scores, segment, total }
+            ThreadBuffers { queries, converted, scores, decay, segment, total }
         }
     }
 

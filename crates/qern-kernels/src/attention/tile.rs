@@ -5,6 +5,7 @@
 // Tiles are indexed as in the formulas.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::kv::PAGE_LEN;
@@ -13,8 +14,8 @@ use crate::simd::{Kernel, Simd};
 /// A form that keys and values are read from.
 pub(super) trait Source {
     type Element: Copy;
-    /// Rows of the largest tile that reads it: every tile is code, and what is read from pages has few rows.
-    const MAX_ROWS: usize;
+    /// Vectors of a row that are there at a time; 0 where it is all of them, as in pages.
+    const GROUP: usize = 0;
 
     /// # Safety
     /// The contract of [`Simd`]; 16 elements are readable.
@@ -24,10 +25,11 @@ pub(super) trait Source {
 pub(super) struct F32;
 pub(super) struct F16;
 pub(super) struct I8;
+/// Converted from another: of each row, only as many vectors as the largest register tile reads.
+pub(super) struct Converted<const GROUP: usize>;
 
 impl Source for F32 {
     type Element = f32;
-    const MAX_ROWS: usize = MAX_TILE_ROWS;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const f32) -> S::Floats {
@@ -38,7 +40,6 @@ impl Source for F32 {
 
 impl Source for F16 {
     type Element = u16;
-    const MAX_ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u16) -> S::Floats {
@@ -49,12 +50,22 @@ impl Source for F16 {
 
 impl Source for I8 {
     type Element = i8;
-    const MAX_ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const i8) -> S::Floats {
         // SAFETY: the caller's promise.
         unsafe { S::load_i8(p) }
+    }
+}
+
+impl<const GROUP: usize> Source for Converted<GROUP> {
+    type Element = f32;
+    const GROUP: usize = GROUP;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const f32) -> S::Floats {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p) }
     }
 }
 
@@ -94,12 +105,26 @@ const fn lines<K: Source>(num_vectors: usize) -> usize {
 }
 
 /// Rows of the largest register tile of any instruction set.
-pub(super) const MAX_TILE_ROWS: usize = 6;
+pub(super) const MAX_TILE_ROWS: usize = 12;
 
 /// Rows of the largest register tile. Without vectors, tiles only make code.
 #[inline(always)]
-pub(super) const fn max_tile_rows<S: Simd, K: Source>() -> usize {
-    if S::NUM_REGISTERS == 0 { 1 } else { K::MAX_ROWS }
+pub(super) const fn max_tile_rows<S: Simd>() -> usize {
+    match S::NUM_REGISTERS {
+        0 => 1,
+        32.. => MAX_TILE_ROWS,
+        _ => 6,
+    }
+}
+
+/// Rows of the next register tile of `num_rows`: every tile is code, so there is none of 9 to 11.
+#[inline(always)]
+pub(super) const fn tile_rows<S: Simd>(num_rows: usize) -> usize {
+    let max = max_tile_rows::<S>();
+    match if num_rows < max { num_rows } else { max } {
+        9..=11 => 8,
+        n => n,
+    }
 }
 
 /// Vectors of a tile's row that are kept in registers, such that R rows of them fit beside what is loaded.
@@ -107,37 +132,25 @@ pub(super) const fn max_tile_rows<S: Simd, K: Source>() -> usize {
 const fn columns<S: Simd>(num_rows: usize) -> usize {
     match (S::NUM_REGISTERS, num_rows) {
         (0, _) => 1,
-        (32.., _) => 4,
+        (32.., ..=6) => 4,
+        (32.., _) => 2,
         (_, 1) => 4,
         (_, 2) => 2,
         _ => 1,
     }
 }
 
-/// Runs `$call` with `$rows` as a constant, at most `$limit`.
+/// Runs `$call` with `$rows` as a constant, one that `tile_rows` returns.
 macro_rules! with_rows {
-    ($num_rows:expr, $limit:expr, |$rows:ident| $call:expr) => {
+    ($simd:ty, $num_rows:expr, |$rows:ident| $call:expr) => {
+        with_rows!(@ $simd, $num_rows, $rows, $call, 2 3 4 5 6 7 8 12)
+    };
+    (@ $simd:ty, $num_rows:expr, $rows:ident, $call:expr, $($n:literal)*) => {
         match $num_rows {
-            2 if const { 2 <= $limit } => {
-                const $rows: usize = 2;
+            $($n if const { $n <= max_tile_rows::<$simd>() } => {
+                const $rows: usize = $n;
                 $call
-            }
-            3 if const { 3 <= $limit } => {
-                const $rows: usize = 3;
-                $call
-            }
-            4 if const { 4 <= $limit } => {
-                const $rows: usize = 4;
-                $call
-            }
-            5 if const { 5 <= $limit } => {
-                const $rows: usize = 5;
-                $call
-            }
-            6 if const { 6 <= $limit } => {
-                const $rows: usize = 6;
-                $call
-            }
+            })*
             _ => {
                 const $rows: usize = 1;
                 $call
@@ -147,13 +160,43 @@ macro_rules! with_rows {
 }
 pub(super) use with_rows;
 
-/// `scores[r][p] = sum over d of queries[d][r] * keys[d][p]`. The shapes are the contract of running it.
+/// Where vector `vector` of row 0 is, and from there that of the next row, in rows of `num_vectors`.
+#[inline(always)]
+const fn place<K: Source>(vector: usize, num_vectors: usize) -> (usize, usize) {
+    match K::GROUP {
+        0 => (vector * 16, num_vectors * 16),
+        group => (vector % group * 16, group * 16),
+    }
+}
+
+/// Calls `columns` for the vectors of `$range`: as many at a time as registers hold, then fewer.
+macro_rules! in_columns {
+    ($self:ident, $simd:ty, $source:ident, $rows:expr, $range:expr) => {{
+        let (mut vector, end) = ($range.start, $range.end);
+        while const { columns::<$simd>($rows) >= 4 && !matches!($source::GROUP, 1..4) } && vector + 4 <= end {
+            $self.columns::<$simd, 4>(vector);
+            vector += 4;
+        }
+        while const { columns::<$simd>($rows) >= 2 && $source::GROUP != 1 } && vector + 2 <= end {
+            $self.columns::<$simd, 2>(vector);
+            vector += 2;
+        }
+        while vector < end {
+            $self.columns::<$simd, 1>(vector);
+            vector += 1;
+        }
+    }};
+}
+
+/// `scores[r][p] = sum over d of queries[r][d] * keys[d][p]`. The shapes are the contract of running it.
 pub(super) struct Scores<K: Source, const R: usize> {
-    /// `[head_dim, R]`
+    /// `[head_dim / 16, R, 16]`
     pub(super) queries: *const f32,
-    /// `[head_dim, 64]`
+    /// `[head_dim, 64]`, or a group of it
     pub(super) keys: *const K::Element,
     pub(super) head_dim: usize,
+    /// Vectors of 16 positions to score, of the block's four. The others are left as they are.
+    pub(super) vectors: Range<usize>,
     /// `[R, 64]`
     pub(super) scores: *mut f32,
     pub(super) prefetch: Prefetch,
@@ -162,26 +205,18 @@ pub(super) struct Scores<K: Source, const R: usize> {
 impl<K: Source, const R: usize> Kernel for Scores<K, R> {
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let columns = const { columns::<S>(R) };
-        for first in (0..PAGE_LEN).step_by(16 * columns) {
-            // SAFETY: the caller's promise: 64 positions are 4 vectors.
-            unsafe {
-                match columns {
-                    4 => self.columns::<S, 4>(first),
-                    2 => self.columns::<S, 2>(first),
-                    _ => self.columns::<S, 1>(first),
-                }
-            }
-        }
+        // SAFETY: the caller's promise; 64 positions are 4 vectors.
+        unsafe { in_columns!(self, S, K, R, self.vectors) }
     }
 }
 
 impl<K: Source, const R: usize> Scores<K, R> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const C: usize>(&mut self, first: usize) {
+    unsafe fn columns<S: Simd, const C: usize>(&mut self, vector: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (keys, scores) = (self.keys.add(first), self.scores.add(first));
+            let (start, stride) = place::<K>(vector, PAGE_LEN / 16);
+            let (keys, scores) = (self.keys.add(start), self.scores.add(vector * 16));
             // A copy, which unlike the field can stay in a register.
             let mut prefetch = self.prefetch;
             let mut acc = [[S::splat(0.0); C]; R];
@@ -189,10 +224,11 @@ impl<K: Source, const R: usize> Scores<K, R> {
                 prefetch.lines::<S>(const { lines::<K>(C) });
                 let mut key = [S::splat(0.0); C];
                 for c in 0..C {
-                    key[c] = K::load::<S>(keys.add(d * PAGE_LEN + c * 16));
+                    key[c] = K::load::<S>(keys.add(d * stride + c * 16));
                 }
+                let queries = self.queries.add(d / 16 * 16 * R + d % 16);
                 for r in 0..R {
-                    let query = S::splat(*self.queries.add(d * R + r));
+                    let query = S::splat(*queries.add(r * 16));
                     for c in 0..C {
                         acc[r][c] = S::fma(key[c], query, acc[r][c]);
                     }
@@ -212,13 +248,15 @@ impl<K: Source, const R: usize> Scores<K, R> {
 pub(super) struct WeightedSums<V: Source, const R: usize> {
     /// `[R, 64]`
     pub(super) weights: *const f32,
-    /// `[64, head_dim]`
+    /// `[64, head_dim]`, or a group of it
     pub(super) values: *const V::Element,
     pub(super) head_dim: usize,
+    /// Vectors of 16 dimensions to add up.
+    pub(super) vectors: Range<usize>,
     /// Positions with any weight.
     pub(super) positions: Range<usize>,
     /// `[R]`
-    pub(super) decay: [f32; MAX_TILE_ROWS],
+    pub(super) decay: *const f32,
     /// `[R, head_dim]`
     pub(super) acc: *mut f32,
     pub(super) prefetch: Prefetch,
@@ -227,37 +265,23 @@ pub(super) struct WeightedSums<V: Source, const R: usize> {
 impl<V: Source, const R: usize> Kernel for WeightedSums<V, R> {
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        let num_vectors = self.head_dim / 16;
-        let mut vector = 0;
-        // SAFETY: the caller's promise; vectors are counted.
-        unsafe {
-            while const { columns::<S>(R) >= 4 } && vector + 4 <= num_vectors {
-                self.columns::<S, 4>(vector * 16);
-                vector += 4;
-            }
-            while const { columns::<S>(R) >= 2 } && vector + 2 <= num_vectors {
-                self.columns::<S, 2>(vector * 16);
-                vector += 2;
-            }
-            while vector < num_vectors {
-                self.columns::<S, 1>(vector * 16);
-                vector += 1;
-            }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { in_columns!(self, S, V, R, self.vectors) }
     }
 }
 
 impl<V: Source, const R: usize> WeightedSums<V, R> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const C: usize>(&mut self, first: usize) {
+    unsafe fn columns<S: Simd, const C: usize>(&mut self, vector: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let (dim, values, out) = (self.head_dim, self.values.add(first), self.acc.add(first));
+            let (start, stride) = place::<V>(vector, self.head_dim / 16);
+            let (dim, values, out) = (self.head_dim, self.values.add(start), self.acc.add(vector * 16));
             // A copy, which unlike the field can stay in a register.
             let mut prefetch = self.prefetch;
             let mut acc = [[S::splat(0.0); C]; R];
             for r in 0..R {
-                let decay = S::splat(self.decay[r]);
+                let decay = S::splat(*self.decay.add(r));
                 for c in 0..C {
                     acc[r][c] = S::mul(S::load(out.add(r * dim + c * 16)), decay);
                 }
@@ -266,7 +290,7 @@ impl<V: Source, const R: usize> WeightedSums<V, R> {
                 prefetch.lines::<S>(const { lines::<V>(C) });
                 let mut value = [S::splat(0.0); C];
                 for c in 0..C {
-                    value[c] = V::load::<S>(values.add(p * dim + c * 16));
+                    value[c] = V::load::<S>(values.add(p * stride + c * 16));
                 }
                 for r in 0..R {
                     let weight = S::splat(*self.weights.add(r * PAGE_LEN + p));
@@ -285,19 +309,27 @@ impl<V: Source, const R: usize> WeightedSums<V, R> {
     }
 }
 
-/// `to[i] = from[i]` as f32, for `len` values, a multiple of 16. Both being valid for them is the contract of running it.
-pub(super) struct Convert<K: Source> {
+/// A group of the vectors of `[num_rows, num_vectors, 16]` as `C` reads it: `[num_rows, GROUP, 16]`. That both are valid is the
+/// contract of running it.
+pub(super) struct Convert<K: Source, C: Source> {
     pub(super) from: *const K::Element,
-    pub(super) len: usize,
+    pub(super) num_rows: usize,
+    pub(super) num_vectors: usize,
+    pub(super) group: Range<usize>,
     pub(super) to: *mut f32,
+    pub(super) reader: PhantomData<C>,
 }
 
-impl<K: Source> Kernel for Convert<K> {
+impl<K: Source, C: Source> Kernel for Convert<K, C> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for i in (0..self.len).step_by(16) {
-            // SAFETY: the caller's promise.
-            unsafe { S::store(self.to.add(i), K::load::<S>(self.from.add(i))) };
+        let Self { from, num_rows, num_vectors, group, to, .. } = self;
+        for row in 0..num_rows {
+            for (i, vector) in group.clone().enumerate() {
+                let from = from.wrapping_add((row * num_vectors + vector) * 16);
+                // SAFETY: the caller's promise.
+                unsafe { S::store(to.add((row * C::GROUP + i) * 16), K::load::<S>(from)) };
+            }
         }
     }
 }

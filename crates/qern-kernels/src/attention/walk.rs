@@ -3,18 +3,21 @@
 // Tiles are indexed as in the formulas.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::scratch::{Job, Partial, ThreadBuffers};
-use super::tile::{Convert, F16, F32, I8, MAX_TILE_ROWS, Prefetch, Scores, Source, WeightedSums, max_tile_rows, with_rows};
+use super::tile::{
+    Convert, Converted, F16, F32, I8, Prefetch, Scores, Source, WeightedSums, max_tile_rows, tile_rows, with_rows,
+};
 use super::{AttentionSequence, Call, SEGMENT_BLOCKS};
 use crate::exp::exp_nonpositive;
 use crate::kv::{Block, KvFormat, PAGE_LEN};
 use crate::simd::{Kernel, Simd};
 
-/// Up to this many rows, keys and values are read from the page itself; more convert them to f32 once.
-const MAX_DIRECT_ROWS: usize = 8;
+/// Up to this many rows, keys and values are read from the page itself; for more, converting them to f32 first pays.
+const MAX_DIRECT_ROWS: usize = 64;
 
 /// # Safety
 /// The contract of [`Simd`]; `super::check` has passed, the job is one of the call's, and no one else runs it.
@@ -51,17 +54,16 @@ impl Rows<'_> {
         within(start)..within(end)
     }
 
-    /// How many register tiles the rows make.
+    /// The register tiles, in order.
     #[inline(always)]
-    fn num_tiles<S: Simd, K: Source>(&self) -> usize {
-        let direct = self.num_rows <= MAX_DIRECT_ROWS;
-        self.num_rows.div_ceil(if direct { max_tile_rows::<S, K>() } else { max_tile_rows::<S, F32>() })
-    }
-
-    /// Rows of register tile `tile` of `num_tiles`: as even as they can be.
-    #[inline(always)]
-    fn tile(&self, tile: usize, num_tiles: usize) -> Range<usize> {
-        tile * self.num_rows / num_tiles..(tile + 1) * self.num_rows / num_tiles
+    fn tiles<S: Simd>(&self) -> impl Iterator<Item = Range<usize>> {
+        let num_rows = self.num_rows;
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let tile = start..start + tile_rows::<S>(num_rows - start);
+            start = tile.end;
+            (!tile.is_empty()).then_some(tile)
+        })
     }
 }
 
@@ -80,7 +82,7 @@ unsafe fn run_format<S: Simd, K: Source, const SCALED: bool>(call: &Call<'_>, jo
     // SAFETY: the caller's promise; the buffers are this thread's, and partials are those of the job's own split.
     unsafe {
         let buffers = &mut call.scratch.buffers(call.thread_id, rows.num_rows, head_dim);
-        pack_queries(call, job, rows, rows.num_tiles::<S, K>(), buffers.queries);
+        pack_queries::<S>(call, job, rows, buffers.queries);
         if let Some(split) = &job.split {
             buffers.segment = call.scratch.partial(split, split.index, rows.num_rows, head_dim);
             clear::<S>(rows, buffers.segment);
@@ -95,6 +97,11 @@ unsafe fn run_format<S: Simd, K: Source, const SCALED: bool>(call: &Call<'_>, jo
                 let partial = call.scratch.partial(split, index, rows.num_rows, head_dim);
                 merge::<S>(rows, buffers.total, partial);
             }
+        } else if job.blocks.end <= (job.blocks.start / SEGMENT_BLOCKS + 1) * SEGMENT_BLOCKS {
+            // Merging one segment into nothing would not change it.
+            clear::<S>(rows, buffers.segment);
+            walk_segment::<S, K, SCALED>(call, job, rows, buffers, job.blocks.clone());
+            return write_out::<S>(call, job, rows, buffers.segment);
         } else {
             clear::<S>(rows, buffers.total);
             let mut start = job.blocks.start;
@@ -110,17 +117,18 @@ unsafe fn run_format<S: Simd, K: Source, const SCALED: bool>(call: &Call<'_>, jo
     }
 }
 
-/// Queries times scale, transposed within each register tile.
+/// Queries times scale, by register tile: `[head_dim / 16, rows of the tile, 16]`.
 #[inline(always)]
-unsafe fn pack_queries(call: &Call<'_>, job: &Job, rows: &Rows<'_>, num_tiles: usize, packed: *mut f32) {
-    let scale = call.input.params.scale;
-    for tile in 0..num_tiles {
-        let tile = rows.tile(tile, num_tiles);
+unsafe fn pack_queries<S: Simd>(call: &Call<'_>, job: &Job, rows: &Rows<'_>, packed: *mut f32) {
+    for tile in rows.tiles::<S>() {
         for row in tile.clone() {
             let query = &call.input.queries[row_start(call, job, rows, row)..][..rows.head_dim];
-            for (d, x) in query.iter().enumerate() {
-                // SAFETY: the packed queries hold `num_rows * head_dim` values.
-                unsafe { packed.add(tile.start * rows.head_dim + d * tile.len() + row - tile.start).write(x * scale) };
+            for i in (0..rows.head_dim).step_by(16) {
+                // SAFETY: 16 values of the query; the packed queries hold `num_rows * head_dim` values.
+                unsafe {
+                    let scaled = S::mul(S::load(query.as_ptr().add(i)), S::splat(call.input.params.scale));
+                    S::store(packed.add(tile.start * rows.head_dim + i * tile.len() + (row - tile.start) * 16), scaled);
+                }
             }
         }
     }
@@ -197,97 +205,130 @@ unsafe fn walk_segment<S: Simd, K: Source, const SCALED: bool>(
     blocks: Range<usize>,
 ) {
     let input = call.input;
-    let half_bytes = rows.head_dim * PAGE_LEN * size_of::<K::Element>();
-    let direct = rows.num_rows <= MAX_DIRECT_ROWS;
-    let num_tiles = rows.num_tiles::<S, K>();
     for block_id in blocks.clone() {
         let block = input.pages.block(rows.sequence.pages[block_id], input.layer, job.kv_head);
+        let place = &mut Place { rows, buffers, block, block_id, prefetch: (Prefetch::none(), Prefetch::none()) };
         // SAFETY: the block is valid; shapes are those of the geometry.
         unsafe {
-            if !direct {
-                let len = PAGE_LEN * rows.head_dim;
-                S::call(Convert::<K> { from: block.keys.cast(), len, to: buffers.keys });
-                S::call(Convert::<K> { from: block.values.cast(), len, to: buffers.values });
-            }
-            for tile_id in 0..num_tiles {
-                let tile = rows.tile(tile_id, num_tiles);
-                let seen = rows.seen(tile.start, block_id).start..rows.seen(tile.end - 1, block_id).end;
-                if seen.is_empty() {
-                    continue;
-                }
-                let place = &Place { rows, buffers, block, block_id, tile, seen };
-                if direct {
-                    // Of each block, the first tile asks for what comes next.
-                    let mut prefetch = (Prefetch::none(), Prefetch::none());
-                    if tile_id == 0 {
-                        prefetch.0 = Prefetch::bytes(block.values, half_bytes);
-                        if block_id + 1 < blocks.end {
-                            let next = input.pages.block(rows.sequence.pages[block_id + 1], input.layer, job.kv_head);
-                            prefetch.1 = Prefetch::bytes(next.keys, half_bytes);
-                        }
-                    }
-                    step::<S, K, SCALED>(place, block.keys.cast(), block.values.cast(), prefetch);
+            if rows.num_rows > MAX_DIRECT_ROWS {
+                // As much of each row as the largest tile reads.
+                if S::NUM_REGISTERS >= 32 {
+                    step::<S, K, Converted<2>, SCALED>(place);
                 } else {
-                    step::<S, F32, SCALED>(place, buffers.keys, buffers.values, (Prefetch::none(), Prefetch::none()));
+                    step::<S, K, Converted<1>, SCALED>(place);
                 }
+            } else {
+                let half_bytes = rows.head_dim * PAGE_LEN * size_of::<K::Element>();
+                place.prefetch.0 = Prefetch::bytes(block.values, half_bytes);
+                if block_id + 1 < blocks.end {
+                    let next = input.pages.block(rows.sequence.pages[block_id + 1], input.layer, job.kv_head);
+                    place.prefetch.1 = Prefetch::bytes(next.keys, half_bytes);
+                }
+                step::<S, K, K, SCALED>(place);
             }
         }
     }
 }
 
-/// One register tile at one block.
+/// The rows of a job at one block.
 struct Place<'a> {
     rows: &'a Rows<'a>,
     buffers: &'a ThreadBuffers,
     block: Block,
     block_id: usize,
-    tile: Range<usize>,
-    /// Positions of the block that any row sees.
-    seen: Range<usize>,
+    /// What the first tile asks for: while it scores, and while it sums.
+    prefetch: (Prefetch, Prefetch),
 }
 
-/// Scores, softmax, weighted sums of one register tile at one block.
+impl Place<'_> {
+    /// The register tiles that see any of the block, with what they see.
+    #[inline(always)]
+    fn tiles<S: Simd>(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        self.rows.tiles::<S>().filter_map(|tile| {
+            let seen = self.rows.seen(tile.start, self.block_id).start..self.rows.seen(tile.end - 1, self.block_id).end;
+            (!seen.is_empty()).then_some((tile, seen))
+        })
+    }
+}
+
+/// Scores, softmax, weighted sums of all rows at one block, whose keys and values are read as `C`.
 #[inline(always)]
-unsafe fn step<S: Simd, K: Source, const SCALED: bool>(
-    place: &Place<'_>,
-    keys: *const K::Element,
-    values: *const K::Element,
-    ask: (Prefetch, Prefetch),
-) {
-    let Place { rows, buffers, tile, .. } = place;
-    let (first, head_dim, num_rows) = (tile.start * rows.head_dim, rows.head_dim, tile.len());
-    let mut decay = [0.0; MAX_TILE_ROWS];
+unsafe fn step<S: Simd, K: Source, C: Source, const SCALED: bool>(place: &Place<'_>) {
+    let Place { rows, buffers, block, .. } = place;
+    let head_dim = rows.head_dim;
+    let ask = |tile: &Range<usize>, prefetch| if tile.start == 0 { prefetch } else { Prefetch::none() };
     // SAFETY: the tile's rows are within the buffers; keys and values are blocks.
     unsafe {
-        let (queries, scores, acc) = (buffers.queries.add(first), buffers.scores, buffers.segment.acc.add(first));
-        let prefetch = ask.0;
-        with_rows!(num_rows, max_tile_rows::<S, K>(), |R| {
-            S::call(Scores::<K, R> { queries, keys, head_dim, scores, prefetch })
-        });
-        S::call(Softmax::<SCALED> { place, decay: &mut decay });
-        let (positions, prefetch) = (place.seen.clone(), ask.1);
-        with_rows!(num_rows, max_tile_rows::<S, K>(), |R| {
-            S::call(WeightedSums::<K, R> { weights: scores, values, head_dim, positions, decay, acc, prefetch })
-        });
+        for group in groups::<C>(PAGE_LEN / 16) {
+            let keys = read::<S, K, C>(block.keys, (head_dim, PAGE_LEN / 16), group.clone(), buffers.converted);
+            for (tile, seen) in place.tiles::<S>() {
+                let (queries, scores) = (buffers.queries.add(tile.start * head_dim), buffers.scores.add(tile.start * PAGE_LEN));
+                let vectors = group.start.max(seen.start / 16)..group.end.min(seen.end.div_ceil(16));
+                let prefetch = ask(&tile, place.prefetch.0);
+                with_rows!(S, tile.len(), |R| S::call(Scores::<C, R> { queries, keys, head_dim, vectors, scores, prefetch }));
+            }
+        }
+        for (tile, _) in place.tiles::<S>() {
+            S::call(Softmax::<SCALED> { place, tile });
+        }
+        for group in groups::<C>(head_dim / 16) {
+            let values = read::<S, K, C>(block.values, (PAGE_LEN, head_dim / 16), group.clone(), buffers.converted);
+            for (tile, positions) in place.tiles::<S>() {
+                let (weights, acc) = (buffers.scores.add(tile.start * PAGE_LEN), buffers.segment.acc.add(tile.start * head_dim));
+                let (vectors, decay) = (group.clone(), buffers.decay.add(tile.start));
+                let prefetch = ask(&tile, place.prefetch.1);
+                with_rows!(S, tile.len(), |R| {
+                    S::call(WeightedSums::<C, R> { weights, values, head_dim, vectors, positions, decay, acc, prefetch })
+                });
+            }
+        }
     }
+}
+
+/// A group of the vectors of `[num_rows, num_vectors, 16]`, which the page holds as `K`, as `C`: where they are, or converted.
+#[inline(always)]
+unsafe fn read<S: Simd, K: Source, C: Source>(
+    from: *const u8,
+    (num_rows, num_vectors): (usize, usize),
+    group: Range<usize>,
+    to: *mut f32,
+) -> *const C::Element {
+    if C::GROUP == 0 {
+        return from.cast();
+    }
+    let from = from.cast();
+    // SAFETY: the caller's promise: a page's keys or values, and a buffer for a group of them.
+    unsafe { S::call(Convert::<K, C> { from, num_rows, num_vectors, group, to, reader: PhantomData }) };
+    to.cast_const().cast()
+}
+
+/// Vectors that all tiles go through before the next ones.
+#[inline(always)]
+fn groups<K: Source>(num_vectors: usize) -> impl Iterator<Item = Range<usize>> {
+    let len = if K::GROUP == 0 { num_vectors } else { K::GROUP };
+    (0..num_vectors).step_by(len).map(move |start| start..num_vectors.min(start + len))
 }
 
 /// Scores to weights relative to the largest so far.
 struct Softmax<'a, const SCALED: bool> {
     place: &'a Place<'a>,
-    /// What earlier weights are to be multiplied by.
-    decay: &'a mut [f32; MAX_TILE_ROWS],
+    tile: Range<usize>,
 }
 
 impl<const SCALED: bool> Kernel for Softmax<'_, SCALED> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Place { rows, buffers, block, tile, .. } = self.place;
+        let Place { rows, buffers, block, .. } = self.place;
+        let tile = self.tile;
         // SAFETY: the tile's rows are within the buffers; a row of scores is 4 vectors, as are the scales.
         unsafe {
+            let scores = buffers.scores.add(tile.start * PAGE_LEN);
+            let decay = buffers.decay.add(tile.start);
+            // What earlier weights are to be multiplied by is one vector. The next tile overwrites what lies beyond this one's.
+            let mut lost = [0.0; 16];
             for r in 0..tile.len() {
                 let seen = rows.seen(tile.start + r, self.place.block_id);
-                let row = buffers.scores.add(r * PAGE_LEN);
+                let row = scores.add(r * PAGE_LEN);
                 let mut v = [S::splat(0.0); 4];
                 for c in 0..4 {
                     v[c] = S::load(row.add(c * 16));
@@ -302,18 +343,28 @@ impl<const SCALED: bool> Kernel for Softmax<'_, SCALED> {
                         v[c] = S::keep_first(hidden, seen.start.saturating_sub(c * 16), v[c]);
                     }
                 }
+                if SCALED || seen.len() < PAGE_LEN {
+                    for c in 0..4 {
+                        S::store(row.add(c * 16), v[c]);
+                    }
+                }
                 let old = buffers.segment.max.add(tile.start + r);
                 let largest = S::max_lanes(S::max(S::max(v[0], v[1]), S::max(v[2], v[3])));
                 let max = if largest > *old { largest } else { *old };
-                let factor = exp_nonpositive::<S>(S::splat(*old - max));
+                lost[r] = *old - max;
                 old.write(max);
-                let max = S::splat(max);
+            }
+            S::store(decay, exp_nonpositive::<S>(S::load(lost.as_ptr())));
+            for r in 0..tile.len() {
+                let row = scores.add(r * PAGE_LEN);
+                let max = S::splat(*buffers.segment.max.add(tile.start + r));
+                let mut v = [S::splat(0.0); 4];
                 for c in 0..4 {
-                    v[c] = exp_nonpositive::<S>(S::sub(v[c], max));
+                    v[c] = exp_nonpositive::<S>(S::sub(S::load(row.add(c * 16)), max));
                 }
                 let sum = buffers.segment.sum.add((tile.start + r) * 16);
-                S::store(sum, S::fma(S::load(sum), factor, S::add(S::add(v[0], v[1]), S::add(v[2], v[3]))));
-                S::store_first(&raw mut self.decay[r], factor, 1);
+                let all = S::add(S::add(v[0], v[1]), S::add(v[2], v[3]));
+                S::store(sum, S::fma(S::load(sum), S::splat(*decay.add(r)), all));
                 for c in 0..4 {
                     if SCALED {
                         v[c] = S::mul(v[c], S::load(block.value_scales.add(c * 16)));
