@@ -17,6 +17,7 @@ pub mod format;
 mod formats;
 pub mod isa;
 pub mod kv;
+pub mod low_rank;
 pub mod machine;
 pub mod matmul;
 pub mod matrix;

@@ -70,6 +70,9 @@ pub enum Error {
         /// Tokens that would have been dropped.
         dropped_tokens: usize,
     },
+    /// An adapter that asks for what Qern does not compute, is broken, or was made for another model.
+    #[error("adapter: {0}")]
+    Adapter(String),
     /// A batch that does not fit the model or its pages.
     #[error("batch: {0}")]
     Batch(String),

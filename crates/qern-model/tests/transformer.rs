@@ -6,7 +6,7 @@ use qern_kernels::kv::{KvFormat, KvPages};
 use qern_kernels::pool::Pool;
 use qern_model::batch::{BatchSequence, LogitsFor, PAGE_LEN, PageId};
 use qern_model::checkpoint::Checkpoint;
-use qern_model::transformer::{Scratch, Transformer};
+use qern_model::transformer::{ForwardOptions, Scratch, Transformer};
 use qern_model::weights::Weights;
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -71,7 +71,12 @@ fn check_with(model: &str, file: &str, format: KvFormat, bound: f32) {
         let (mut scratch, mut layers) = (Scratch::default(), vec![]);
         let batch = [BatchSequence { tokens: &tokens, position: 0, pages: &[PageId(0)], logits: LogitsFor::All, adapter: None }];
         let logits = transformer
-            .forward_observed(&batch, &mut kv, &mut scratch, Some(&mut |layer, x| layers.push((layer, x.to_vec()))))
+            .forward_with(
+                &batch,
+                &mut kv,
+                &mut scratch,
+                ForwardOptions { observer: Some(&mut |layer, x| layers.push((layer, x.to_vec()))), ..Default::default() },
+            )
             .unwrap();
         for (layer, hidden) in layers {
             let error = difference(&hidden, &golden.floats(&format!("hidden.{layer}")));
@@ -196,7 +201,10 @@ fn hidden_states_are_the_normed_residual_stream_and_leave_logits_as_they_are() {
                 last = x.to_vec();
             }
         };
-        let logits = transformer.forward_observed(&batch, &mut kv, &mut scratch, Some(&mut observe)).unwrap().to_vec();
+        let logits = transformer
+            .forward_with(&batch, &mut kv, &mut scratch, ForwardOptions { observer: Some(&mut observe), ..Default::default() })
+            .unwrap()
+            .to_vec();
         (logits, scratch.hidden().to_vec(), last)
     };
     use LogitsFor::{All, HiddenAll, HiddenLast, Last};
