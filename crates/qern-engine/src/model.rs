@@ -1,8 +1,10 @@
 //! What the engine needs of a model and of its tokenizer, and nothing more. No implementation lives here.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use qern_model::batch::{BatchSequence, PageId, TokenId};
+use qern_model::batch::{AdapterId, BatchSequence, PageId, TokenId};
+use qern_model::lora::Adapter;
 
 /// A model's own error, boxed at the seam.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -33,6 +35,16 @@ pub trait LanguageModel: Send {
     /// Width of a hidden state; `None` for a model that gives none, and so no embeddings.
     fn hidden_size(&self) -> Option<usize> {
         None
+    }
+
+    /// Makes an adapter one that a batch may name. Its id is never given to another.
+    fn load_adapter(&mut self, _adapter: Arc<Adapter>) -> Result<AdapterId, BoxError> {
+        Err("this model runs no adapters".into())
+    }
+
+    /// Lets an adapter go, which no batch will name again.
+    fn unload_adapter(&mut self, id: AdapterId) -> Result<(), BoxError> {
+        Err(format!("no adapter with the id {} is loaded", id.0).into())
     }
 
     /// Copies the KV of a whole page: the last, partly filled page of a sequence is copied before one of several owners writes.

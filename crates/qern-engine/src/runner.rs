@@ -2,15 +2,17 @@
 
 use crate::model::{BoxError, LanguageModel, Rows, TokenText};
 use qern_kernels::kv::{KvError, KvFormat, KvPages};
-use qern_model::batch::{BatchSequence, PAGE_LEN, PageId, TokenId};
+use qern_model::batch::{AdapterId, BatchSequence, PAGE_LEN, PageId, TokenId};
+use qern_model::lora::{Adapter, AdapterSet};
 use qern_model::tokenizer::Tokenizer;
-use qern_model::transformer::{Scratch, Transformer};
+use qern_model::transformer::{ForwardOptions, Scratch, Transformer};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A transformer with its own pool of KV pages.
+/// A transformer with its own pool of KV pages and its adapters.
 pub struct Runner {
     transformer: Arc<Transformer>,
+    adapters: AdapterSet,
     kv: KvPages,
     scratch: Scratch,
     max_positions: usize,
@@ -21,7 +23,7 @@ impl Runner {
     pub fn new(transformer: Arc<Transformer>, format: KvFormat, num_positions: usize) -> Result<Self, KvError> {
         let kv = KvPages::new(transformer.kv_geometry(format), num_positions.div_ceil(PAGE_LEN))?;
         let max_positions = transformer.config().max_positions.min(num_positions);
-        Ok(Self { transformer, kv, scratch: Scratch::default(), max_positions })
+        Ok(Self { transformer, adapters: AdapterSet::new(), kv, scratch: Scratch::default(), max_positions })
     }
 }
 
@@ -39,12 +41,22 @@ impl LanguageModel for Runner {
     }
 
     fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError> {
-        self.transformer.forward(batch, &mut self.kv, &mut self.scratch)?;
+        let options = ForwardOptions { adapters: Some(&self.adapters), ..Default::default() };
+        self.transformer.forward_with(batch, &mut self.kv, &mut self.scratch, options)?;
         Ok(Rows { logits: self.scratch.logits(), hidden: self.scratch.hidden() })
     }
 
     fn hidden_size(&self) -> Option<usize> {
         Some(self.transformer.config().hidden_size)
+    }
+
+    fn load_adapter(&mut self, adapter: Arc<Adapter>) -> Result<AdapterId, BoxError> {
+        Ok(self.adapters.load(&self.transformer, adapter)?)
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) -> Result<(), BoxError> {
+        self.adapters.unload(id)?;
+        Ok(())
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
