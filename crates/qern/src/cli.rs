@@ -2,10 +2,13 @@
 //! its arguments is in `commands`.
 
 mod sampling;
+mod serve;
 
 pub use sampling::SamplingArgs;
+pub use serve::{LogFormat, ServeArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The whole command line.
@@ -21,6 +24,7 @@ Examples:
   qern chat                                       talk to the small default model
   qern run -m qwen3:4b \"Why is the sky blue?\"     one answer
   cat notes.txt | qern run \"Summarize:\" -         text from a pipe is added to the prompt
+  qern serve -m qwen3:4b                          an OpenAI-compatible server on port 8420
   qern list                                       what is on this machine, what can be fetched
 
 Models are named by a path (GGUF file or safetensors folder), a catalogue name (qwen3:4b) or a hub name
@@ -39,6 +43,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Print one answer to stdout.
     Run(RunArgs),
+    /// Serve models to OpenAI's clients, and a chat page to browsers.
+    Serve(Box<ServeArgs>),
     /// Fetch a model, or finish an interrupted fetch.
     Pull(PullArgs),
     /// List the models on this machine and in the catalogue.
@@ -88,7 +94,8 @@ pub struct MachineArgs {
 }
 
 /// How keys and values of the context are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KvFormat {
     /// 16-bit floats.
     F16,

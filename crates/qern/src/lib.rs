@@ -28,6 +28,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(usage) => return exit::usage(&usage),
     };
-    logging::start(&cli.command.log());
+    // A server's log is as its configuration says, which it reads first.
+    if !matches!(cli.command, cli::Command::Serve(_)) {
+        logging::start(&cli.command.log());
+    }
     exit::from_result(commands::run(&cli.command))
 }

@@ -11,6 +11,7 @@ pub mod man;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod serve;
 pub mod show;
 
 use crate::cli::Command;
@@ -21,6 +22,7 @@ pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Chat(args) => chat::run(args),
         Command::Run(args) => self::run::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Pull(args) => pull::run(args),
         Command::List(args) => list::run(args),
         Command::Show(args) => show::run(args),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use qern_engine::TokenId;
 use qern_model::chat::{Conversation, Message};
 use qern_model::context_window::ContextReport;
+use qern_model::prompt::{PromptRules, answer_options, opens_thinking, prompt};
 use qern_model::tokenizer::Specials;
 
 use crate::cli::RunArgs;
@@ -20,7 +21,7 @@ use crate::interrupt;
 use crate::loading::{self, LoadedModel};
 use crate::output;
 use crate::session::generate::{Failure, Outcome, generate};
-use crate::session::prompt::{PromptRules, check_template, dropped_note, opens_thinking, prompt, template_for};
+use crate::session::prompt::{check_template, dropped_note, template_for};
 use crate::session::report::answer_note;
 use crate::session::request;
 use crate::terminal::style::Style;
@@ -91,9 +92,9 @@ fn chat(args: &RunArgs, model: &mut LoadedModel, text: String) -> anyhow::Result
         context_len: model.context_len,
         max_tokens: args.sampling.max_tokens.map(|tokens| tokens as usize),
         strict: args.context.strict_context,
-        thinking: args.prompt.thinking(),
     };
-    let fitted = prompt(&conversation, &template, &model.tokenizer, rules)?;
+    let options = answer_options(args.prompt.thinking());
+    let fitted = prompt(&conversation, &template, &model.tokenizer, rules, &options)?;
     let inside_thinking = opens_thinking(&fitted);
     Ok(Prepared { tokens: fitted.tokens, report: Some(fitted.report), inside_thinking })
 }

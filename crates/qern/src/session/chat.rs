@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use qern_model::context_window::FittedPrompt;
+use qern_model::prompt::{PromptRules, answer_options, opens_thinking, prompt};
 use qern_model::template::ChatTemplate;
 use qern_model::tokenizer::Specials;
 
@@ -11,7 +12,7 @@ use super::command::{Command, help};
 use super::conversation::{Conversation, Speaker};
 use super::file::{self, SavedChat};
 use super::generate::{Answer, Failure, Follower, generate};
-use super::prompt::{PromptRules, check_template, conversation_of, dropped_note, opens_thinking, prompt};
+use super::prompt::{check_template, conversation_of, dropped_note};
 use super::report::{ContextUse, Stats};
 use super::request::{describe, request};
 use super::settings::Settings;
@@ -176,9 +177,9 @@ impl Chat {
             context_len: self.model.context_len,
             max_tokens: self.max_tokens(),
             strict: self.strict,
-            thinking: self.settings.thinking,
         };
-        prompt(&conversation_of(self.conversation.state()), &self.template, &self.model.tokenizer, rules)
+        let options = answer_options(self.settings.thinking);
+        prompt(&conversation_of(self.conversation.state()), &self.template, &self.model.tokenizer, rules, &options)
     }
 
     fn take_back(&mut self) {

@@ -1,15 +1,11 @@
 //! Settings to an engine request. A flag wins over the model's own recommendation, which wins over Qern's default; `describe`
-//! says which it was. Ranges are checked by the command line and the engine, not here.
+//! says which it was. The recommendation is the engine's (`qern_engine::recommended`); ranges are checked by the command line
+//! and the engine, not here.
 
-use qern_engine::{BeamParams, EarlyStopping, GenerateRequest, SamplingParams, TokenId};
+use qern_engine::{BeamParams, EarlyStopping, GenerateRequest, SamplingOverrides, SamplingParams, TokenId, recommended};
 use qern_model::generation::GenerationDefaults;
 
 use crate::cli::SamplingArgs;
-
-/// What Qern takes for a model that recommends nothing: lively, but without the unlikely tail that small models trip over.
-const QERN_TEMPERATURE: f32 = 0.7;
-const QERN_TOP_P: f32 = 0.95;
-const QERN_MIN_P: f32 = 0.05;
 
 /// The request for `prompt` with these settings.
 pub fn request(prompt: Vec<TokenId>, args: &SamplingArgs, defaults: &GenerationDefaults) -> GenerateRequest {
@@ -36,33 +32,36 @@ pub fn request(prompt: Vec<TokenId>, args: &SamplingArgs, defaults: &GenerationD
 pub fn sampling(args: &SamplingArgs, defaults: &GenerationDefaults) -> SamplingParams {
     // Beam search does not sample: what was recommended for sampling is not for it.
     let base = if args.beams.is_some() { SamplingParams::default() } else { recommended(defaults) };
-    let base = if args.mirostat { base.without_truncation() } else { base };
-    let window = |asked: Option<u32>, default| asked.map_or(default, |tokens| (tokens > 0).then_some(tokens as usize));
-    SamplingParams {
-        temperature: args.temperature.unwrap_or(base.temperature),
-        top_k: args.top_k.map_or(base.top_k, |k| k as usize),
-        top_p: args.top_p.unwrap_or(base.top_p),
-        min_p: args.min_p.unwrap_or(base.min_p),
-        typical_p: args.typical_p.unwrap_or(base.typical_p),
-        repetition_penalty: args.repetition_penalty.unwrap_or(base.repetition_penalty),
-        presence_penalty: args.presence_penalty.unwrap_or(base.presence_penalty),
-        frequency_penalty: args.frequency_penalty.unwrap_or(base.frequency_penalty),
-        penalty_last_n: window(args.penalty_window, base.penalty_last_n),
-        dry_multiplier: args.dry_multiplier.unwrap_or(base.dry_multiplier),
-        dry_base: args.dry_base.unwrap_or(base.dry_base),
-        dry_allowed_length: args.dry_allowed_length.map_or(base.dry_allowed_length, |tokens| tokens as usize),
-        dry_last_n: window(args.dry_window, base.dry_last_n),
+    overrides(args).over(base)
+}
+
+fn overrides(args: &SamplingArgs) -> SamplingOverrides {
+    let window = |asked: Option<u32>| asked.map(|tokens| (tokens > 0).then_some(tokens as usize));
+    SamplingOverrides {
+        temperature: args.temperature,
+        top_k: args.top_k.map(|k| k as usize),
+        top_p: args.top_p,
+        min_p: args.min_p,
+        typical_p: args.typical_p,
+        repetition_penalty: args.repetition_penalty,
+        presence_penalty: args.presence_penalty,
+        frequency_penalty: args.frequency_penalty,
+        penalty_last_n: window(args.penalty_window),
+        dry_multiplier: args.dry_multiplier,
+        dry_base: args.dry_base,
+        dry_allowed_length: args.dry_allowed_length.map(|tokens| tokens as usize),
+        dry_last_n: window(args.dry_window),
         dry_sequence_breakers: match args.dry_breaker.as_slice() {
-            [] => base.dry_sequence_breakers,
-            breakers => breakers.iter().map(|text| unescape(text)).collect(),
+            [] => None,
+            breakers => Some(breakers.iter().map(|text| unescape(text)).collect()),
         },
-        xtc_probability: args.xtc_probability.unwrap_or(base.xtc_probability),
-        xtc_threshold: args.xtc_threshold.unwrap_or(base.xtc_threshold),
-        mirostat: if args.mirostat { 2 } else { base.mirostat },
-        mirostat_tau: args.mirostat_tau.unwrap_or(base.mirostat_tau),
-        mirostat_eta: args.mirostat_eta.unwrap_or(base.mirostat_eta),
-        logit_bias: args.logit_bias.iter().copied().collect(),
-        ..base
+        xtc_probability: args.xtc_probability,
+        xtc_threshold: args.xtc_threshold,
+        mirostat: args.mirostat.then_some(2),
+        mirostat_tau: args.mirostat_tau,
+        mirostat_eta: args.mirostat_eta,
+        logit_bias: (!args.logit_bias.is_empty()).then(|| args.logit_bias.iter().copied().collect()),
+        ..SamplingOverrides::default()
     }
 }
 
@@ -154,29 +153,6 @@ pub fn summary(args: &SamplingArgs, defaults: &GenerationDefaults) -> String {
         .into_iter()
         .filter(|row| row.source != Source::Default || ALWAYS.contains(&row.key) || row.key == "min-p" && row.value != "off");
     shown.map(|row| format!("{} {} ({})", row.key, row.value, row.source.name())).collect::<Vec<_>>().join(", ")
-}
-
-/// What the model's authors recommend; what they leave out is neutral. Qern's own choice if they recommend nothing.
-fn recommended(defaults: &GenerationDefaults) -> SamplingParams {
-    let neutral = SamplingParams::default();
-    if (defaults.temperature, defaults.top_p, defaults.top_k, defaults.min_p) == (None, None, None, None) {
-        let repetition_penalty = defaults.repetition_penalty.unwrap_or(neutral.repetition_penalty);
-        return SamplingParams {
-            temperature: QERN_TEMPERATURE,
-            top_p: QERN_TOP_P,
-            min_p: QERN_MIN_P,
-            repetition_penalty,
-            ..neutral
-        };
-    }
-    SamplingParams {
-        temperature: defaults.temperature.unwrap_or(neutral.temperature),
-        top_p: defaults.top_p.unwrap_or(neutral.top_p),
-        top_k: defaults.top_k.map_or(neutral.top_k, |k| k as usize),
-        min_p: defaults.min_p.unwrap_or(neutral.min_p),
-        repetition_penalty: defaults.repetition_penalty.unwrap_or(neutral.repetition_penalty),
-        ..neutral
-    }
 }
 
 fn off<T: PartialEq + ToString>(value: T, neutral: T) -> String {
