@@ -39,6 +39,9 @@ pub struct Config {
     /// How long a client may take to read anything at all of its answer. Default 30.
     #[serde(with = "seconds")]
     pub write_timeout: Duration,
+    /// After how much silence a comment is sent on a stream, for clients and proxies that give up on silent ones. Default 10.
+    #[serde(with = "seconds")]
+    pub ping_after: Duration,
     /// Refuse conversations that do not fit the context, unless a request says otherwise, instead of dropping their oldest turns
     /// (and saying so). Default no.
     pub strict_context: bool,
@@ -61,6 +64,7 @@ impl Default for Config {
             header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            ping_after: Duration::from_secs(10),
             strict_context: false,
             log_text: false,
         }
@@ -92,9 +96,12 @@ impl Config {
             // Tokio's semaphores count no further than this.
             check((1..=usize::MAX >> 3).contains(&count), field, "be at least 1", &count)?;
         }
-        for (field, time) in
-            [("header-timeout", self.header_timeout), ("body-timeout", self.body_timeout), ("write-timeout", self.write_timeout)]
-        {
+        for (field, time) in [
+            ("header-timeout", self.header_timeout),
+            ("body-timeout", self.body_timeout),
+            ("write-timeout", self.write_timeout),
+            ("ping-after", self.ping_after),
+        ] {
             check(!time.is_zero(), field, "be above 0", &time.as_secs_f64())?;
         }
         for origin in &self.cors_origins {

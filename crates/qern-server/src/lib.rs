@@ -21,6 +21,7 @@ mod origin;
 mod params;
 mod sse;
 mod state;
+mod tokenize;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -116,10 +117,14 @@ fn router(state: &AppState) -> Router {
     let generating = Router::new()
         .route("/v1/chat/completions", post(openai::chat::chat))
         .route("/v1/completions", post(openai::completions::completions))
+        .route("/v1/embeddings", post(openai::embeddings::embeddings))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .layer(from_fn_with_state(state.clone(), limits::admit));
     let with_key = Router::new()
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*name}", get(openai::models::one))
+        .route("/tokenizer_info", get(tokenize::info))
         .route("/metrics", get(metrics::metrics))
         .merge(generating)
         .layer(from_fn_with_state(state.clone(), auth::require_key));

@@ -3,8 +3,9 @@
 use axum::Json;
 use serde_json::{Map, Value, json};
 
-use crate::dialects::openai::{chat::CHAT, completions::COMPLETIONS, settings::SETTINGS};
+use crate::dialects::openai::{chat::CHAT, completions::COMPLETIONS, embeddings::EMBEDDINGS, settings::SETTINGS};
 use crate::params::schema;
+use crate::tokenize::{DETOKENIZE, TOKENIZE};
 
 /// The handler.
 pub(crate) async fn document() -> Json<Value> {
@@ -22,6 +23,10 @@ fn openapi() -> Value {
         "paths": {
             "/v1/chat/completions": {"post": posting("Answer a conversation.", chat, chat_answer(), Some(&stream))},
             "/v1/completions": {"post": posting("Go on after a text.", completions, text_answer(), Some(&stream))},
+            "/v1/embeddings": {"post": posting("Texts to vectors.", schema(&[EMBEDDINGS], &["input"]), vectors(), None)},
+            "/tokenize": {"post": posting("A text or a conversation to tokens.", schema(&[TOKENIZE], &[]), tokens(), None)},
+            "/detokenize": {"post": posting("Tokens to a text.", schema(&[DETOKENIZE], &["tokens"]), text(), None)},
+            "/tokenizer_info": {"get": tokenizer_info()},
             "/v1/models": {"get": getting("The models and adapters.", list_of("#/components/schemas/Model"), &[])},
             "/v1/models/{name}": {"get": named_model()},
             "/health": {"get": probe("Whether requests are taken.", &["503"])},
@@ -70,6 +75,44 @@ fn getting_open(summary: &str, answer: Value, errors: &[&str]) -> Value {
 
 fn probe(summary: &str, errors: &[&str]) -> Value {
     getting_open(summary, json!({"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}), errors)
+}
+
+fn tokenizer_info() -> Value {
+    let mut operation = getting("What a tokenizer is like.", json!({"type": "object"}), &["400", "404"]);
+    operation["parameters"] = json!([{"name": "model", "in": "query", "required": false, "schema": {"type": "string"}}]);
+    operation
+}
+
+fn vectors() -> Value {
+    let embedding = json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}]});
+    let entry = json!({
+        "type": "object",
+        "properties": {"object": {"const": "embedding"}, "index": {"type": "integer"}, "embedding": embedding},
+        "required": ["object", "index", "embedding"],
+    });
+    json!({
+        "type": "object",
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": entry},
+            "model": {"type": "string"},
+            "usage": {"type": "object"},
+        },
+        "required": ["object", "data", "model", "usage"],
+    })
+}
+
+fn tokens() -> Value {
+    let count = json!({"type": "integer", "minimum": 0});
+    json!({
+        "type": "object",
+        "properties": {"count": count, "max_model_len": count, "tokens": {"type": "array", "items": count}},
+        "required": ["count", "max_model_len", "tokens"],
+    })
+}
+
+fn text() -> Value {
+    json!({"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]})
 }
 
 fn named_model() -> Value {

@@ -29,6 +29,8 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Its chat template; base models may have none.
     pub template: Option<ChatTemplate>,
+    /// The template's source, where it came with the model.
+    pub template_source: Option<String>,
     /// How its authors want it sampled.
     pub defaults: GenerationDefaults,
     /// Tokens that prompt and answer may have together.

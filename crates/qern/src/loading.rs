@@ -31,6 +31,8 @@ pub struct LoadedModel {
     pub tokenizer: Tokenizer,
     /// Its chat template; base models may have none.
     pub template: Option<ChatTemplate>,
+    /// The Jinja source of the template, where it came with the model.
+    pub template_source: Option<String>,
     /// How its authors want it sampled.
     pub defaults: GenerationDefaults,
     /// Its configuration.
@@ -82,7 +84,7 @@ pub fn load(name: &str, machine: &MachineArgs, context: &ContextArgs, log: &LogA
         Err(_) if template_source.is_none() => None,
         Err(error) => return Err(error).context("the model's chat template cannot be used; give one by --chat-template FILE"),
     };
-    Ok(LoadedModel { engine, tokenizer, template, defaults, config, context_len, summary })
+    Ok(LoadedModel { engine, tokenizer, template, template_source, defaults, config, context_len, summary })
 }
 
 /// Finds the model called `name`, fetching it first if it is not here, and packs its weights.

@@ -73,6 +73,9 @@ pub struct ServeArgs {
     /// How long a client may read nothing of its answer [default: 30]
     #[arg(long, value_name = "SECONDS", env = "QERN_WRITE_TIMEOUT", help_heading = "Limits")]
     pub write_timeout: Option<u32>,
+    /// After how much silence a comment is sent on a stream [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "QERN_PING_AFTER", help_heading = "Limits")]
+    pub ping_after: Option<u32>,
 
     /// Number of threads to compute with [default: one per physical core]
     #[arg(short, long, value_name = "N", env = "QERN_THREADS", help_heading = "Machine")]

@@ -88,11 +88,11 @@ fn load(model: &Named<'_>, settings: &Settings, args: &ServeArgs) -> anyhow::Res
 }
 
 fn served(model: &Named<'_>, loaded: LoadedModel) -> Model {
-    let LoadedModel { engine, tokenizer, template, defaults, context_len, .. } = loaded;
+    let LoadedModel { engine, tokenizer, template, template_source, defaults, context_len, .. } = loaded;
     // What a path says about this machine is nobody's business.
     let root = model.source.rsplit(['/', '\\']).next().unwrap_or(model.source).to_owned();
     let root = if std::path::Path::new(model.source).exists() { root } else { model.source.to_owned() };
-    Model { name: model.name.to_owned(), root, engine, tokenizer, template, defaults, context_len }
+    Model { name: model.name.to_owned(), root, engine, tokenizer, template, template_source, defaults, context_len }
 }
 
 /// Done at the first Ctrl-C or SIGTERM. A second one ends the program at once, since the first is left raised.

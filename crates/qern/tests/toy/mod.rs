@@ -1,163 +1,32 @@
-//! A model whose answers are known, behind the real engine, tokenizer and template. Every byte is a token; its "KV" are the
-//! tokens themselves, so it sees exactly what the engine put into its pages.
+//! The parrot of the server's tests as a loaded model of the program.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+#[path = "../../../qern-server/tests/parrot/mod.rs"]
+mod parrot;
+
 use std::time::Duration;
 
 use qern::loading::LoadedModel;
-use qern_engine::{
-    BatchSequence, BoxError, Engine, EngineConfig, LanguageModel, LogitsFor, PAGE_LEN, PageId, Rows, TokenId, TokenText,
-};
+use qern_engine::EngineConfig;
 use qern_model::config::{Architecture, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use qern_model::generation::GenerationDefaults;
 use qern_model::template::ChatTemplate;
-use qern_model::tokenizer::Tokenizer;
-use serde_json::{Map, json};
 
-pub const IM_START: TokenId = 256;
-pub const IM_END: TokenId = 257;
-const VOCAB_SIZE: usize = 258;
-const NUM_PAGES: usize = 64;
+pub use parrot::*;
 
 /// The model, its context and the time that a step takes.
 pub fn load(context_len: usize, step: Duration) -> LoadedModel {
-    let tokenizer = tokenizer();
+    let (engine, tokenizer) = parrot::engine(context_len, step, EngineConfig::default());
     let template = ChatTemplate::of_model(None, &tokenizer).unwrap();
-    let model = Parrot { pages: vec![[0; PAGE_LEN]; NUM_PAGES], context_len, step, logits: Vec::new() };
-    let engine = Engine::start(model, Arc::new(Text(tokenizer.clone())), EngineConfig::default()).unwrap();
     LoadedModel {
         engine,
         tokenizer,
         template: Some(template),
+        template_source: None,
         defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
         config: config(context_len),
         context_len,
         summary: "a parrot".into(),
     }
-}
-
-/// What the parrot says to a prompt. It counts turns, and knows a name that it was told anywhere in the prompt.
-pub fn reply(prompt: &str) -> String {
-    let questions: Vec<&str> =
-        prompt.split("<|im_start|>user\n").skip(1).filter_map(|rest| rest.split("<|im_end|>").next()).collect();
-    let asked = questions.last().copied().unwrap_or_default();
-    if asked.contains("my name?") {
-        let name = prompt.split("My name is ").nth(1).and_then(|rest| rest.split(['.', '<']).next());
-        return format!("You are {}.", name.unwrap_or("a stranger"));
-    }
-    if asked.contains("count") {
-        return (1..200).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-    }
-    if asked.contains("system?") {
-        return prompt
-            .split("<|im_start|>system\n")
-            .nth(1)
-            .map_or("none", |rest| rest.split("<|im_end|>").next().unwrap())
-            .into();
-    }
-    format!("Turn {}: *{asked}* é", questions.len())
-}
-
-struct Parrot {
-    pages: Vec<[TokenId; PAGE_LEN]>,
-    context_len: usize,
-    step: Duration,
-    logits: Vec<f32>, // [rows, vocab_size]
-}
-
-impl LanguageModel for Parrot {
-    fn vocab_size(&self) -> usize {
-        VOCAB_SIZE
-    }
-
-    fn num_pages(&self) -> usize {
-        self.pages.len()
-    }
-
-    fn max_positions(&self) -> usize {
-        self.context_len
-    }
-
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Rows<'_>, BoxError> {
-        std::thread::sleep(self.step);
-        self.logits.clear();
-        for run in batch {
-            for (offset, &token) in run.tokens.iter().enumerate() {
-                let position = run.position + offset;
-                self.pages[run.pages[position / PAGE_LEN].0 as usize][position % PAGE_LEN] = token;
-            }
-            let end = run.position + run.tokens.len();
-            let first = match run.logits {
-                LogitsFor::None | LogitsFor::HiddenLast | LogitsFor::HiddenAll => end,
-                LogitsFor::Last => end - 1,
-                LogitsFor::All => run.position,
-            };
-            for last in first..end {
-                let seen: Vec<TokenId> =
-                    (0..=last).map(|at| self.pages[run.pages[at / PAGE_LEN].0 as usize][at % PAGE_LEN]).collect();
-                let mut row = vec![0.0; VOCAB_SIZE];
-                row[next_token(&seen) as usize] = 50.0;
-                self.logits.extend(row);
-            }
-        }
-        Ok(Rows { logits: &self.logits, hidden: &[] })
-    }
-
-    fn copy_page(&mut self, from: PageId, to: PageId) {
-        self.pages[to.0 as usize] = self.pages[from.0 as usize];
-    }
-}
-
-fn next_token(seen: &[TokenId]) -> TokenId {
-    let mut bytes = Vec::new();
-    for &token in seen {
-        match token {
-            IM_START => bytes.extend(b"<|im_start|>"),
-            IM_END => bytes.extend(b"<|im_end|>"),
-            byte => bytes.push(byte as u8),
-        }
-    }
-    const OPENING: &[u8] = b"<|im_start|>assistant\n";
-    let Some(at) = bytes.windows(OPENING.len()).rposition(|window| window == OPENING) else { return IM_END };
-    let said = bytes.len() - at - OPENING.len();
-    let reply = reply(&String::from_utf8_lossy(&bytes[..at]));
-    reply.as_bytes().get(said).map_or(IM_END, |byte| TokenId::from(*byte))
-}
-
-struct Text(Tokenizer);
-
-impl TokenText for Text {
-    fn token_bytes(&self, id: TokenId) -> Option<Cow<'_, [u8]>> {
-        self.0.token_bytes(id).map(Cow::Borrowed)
-    }
-
-    fn is_special(&self, id: TokenId) -> bool {
-        self.0.is_special(id)
-    }
-
-    fn eos_ids(&self) -> &[TokenId] {
-        &[IM_END]
-    }
-}
-
-/// Byte-level BPE without merges.
-fn tokenizer() -> Tokenizer {
-    // GPT-2's spelling of bytes: printable ones as themselves, the others from U+0100 on.
-    let mut others = 0x100..;
-    let spelled = (0..=255u8).map(|byte| match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-        _ => char::from_u32(others.next().unwrap()).unwrap(),
-    });
-    let vocab: Map<_, _> = spelled.zip(0..).map(|(ch, id): (char, u32)| (ch.to_string(), id.into())).collect();
-    let special = |id: TokenId, content: &str| json!({ "id": id, "content": content, "special": true });
-    let file = json!({
-        "added_tokens": [special(IM_START, "<|im_start|>"), special(IM_END, "<|im_end|>")],
-        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "use_regex": true },
-        "decoder": { "type": "ByteLevel" },
-        "model": { "type": "BPE", "vocab": vocab, "merges": [] },
-    });
-    Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
 }
 
 fn config(context_len: usize) -> ModelConfig {

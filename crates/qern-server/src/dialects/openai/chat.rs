@@ -90,7 +90,7 @@ pub(crate) async fn chat(State(state): State<AppState>, JsonBody(body): JsonBody
     let common = Common { id, created: now(), name, report, logprobs, model: model.clone() };
     let generation = Generation::start(&state, &model, prepared)?;
     let mut response = match streamed {
-        Some(StreamOptions { include_usage }) => chat_stream::respond(generation, common, include_usage),
+        Some(StreamOptions { include_usage }) => chat_stream::respond(generation, common, include_usage, state.config.ping_after),
         None => {
             let whole = generation.collect().await?;
             if state.config.log_text {

@@ -6,6 +6,7 @@ use axum::response::sse::Event;
 use futures_util::stream;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::chat::{Common, FINGERPRINT};
 use super::shapes::{Tally, chat_logprobs, context, finish_detail, finish_reason, stop_reason};
@@ -25,7 +26,7 @@ struct Chunks {
 }
 
 /// Streams the answers.
-pub(super) fn respond(generation: Generation, common: Common, include_usage: bool) -> Response {
+pub(super) fn respond(generation: Generation, common: Common, include_usage: bool, ping_after: Duration) -> Response {
     let chunks = Chunks {
         generation,
         common,
@@ -35,7 +36,7 @@ pub(super) fn respond(generation: Generation, common: Common, include_usage: boo
         ready: VecDeque::new(),
         ended: false,
     };
-    sse::respond(stream::unfold(chunks, |mut chunks| async move { chunks.next().await.map(|event| (event, chunks)) }))
+    sse::respond(stream::unfold(chunks, |mut chunks| async move { chunks.next().await.map(|event| (event, chunks)) }), ping_after)
 }
 
 impl Chunks {

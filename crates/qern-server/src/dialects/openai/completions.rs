@@ -79,7 +79,7 @@ pub(crate) async fn completions(State(state): State<AppState>, JsonBody(body): J
     let generations: Vec<Generation> =
         prepared.into_iter().map(|prepared| Generation::start(&state, &model, prepared)).collect::<Result<_, _>>()?;
     match streamed {
-        Some(StreamOptions { include_usage }) => Ok(completions_stream::respond(generations, common, include_usage)),
+        Some(StreamOptions { include_usage }) => Ok(completions_stream::respond(generations, common, include_usage, state.config.ping_after)),
         None => {
             let wholes = try_join_all(generations.into_iter().map(Generation::collect)).await?;
             Ok(Json(body_of(&common, &wholes)).into_response())

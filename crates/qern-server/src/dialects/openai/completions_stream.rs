@@ -1,6 +1,7 @@
 //! Text completions as `text_completion` events; answers to several prompts come as they are made.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 use std::pin::Pin;
 
 use axum::response::Response;
@@ -34,7 +35,7 @@ struct Answer {
 }
 
 /// Streams the answers.
-pub(super) fn respond(generations: Vec<Generation>, common: Common, include_usage: bool) -> Response {
+pub(super) fn respond(generations: Vec<Generation>, common: Common, include_usage: bool, ping_after: Duration) -> Response {
     let deltas = generations.into_iter().enumerate().map(|(prompt, generation)| -> Deltas {
         Box::pin(stream::unfold(generation, move |mut generation| async move {
             generation.next().await.map(|delta| ((prompt, delta), generation))
@@ -50,7 +51,7 @@ pub(super) fn respond(generations: Vec<Generation>, common: Common, include_usag
         ready: VecDeque::new(),
         ended: false,
     };
-    sse::respond(stream::unfold(chunks, |mut chunks| async move { chunks.next().await.map(|event| (event, chunks)) }))
+    sse::respond(stream::unfold(chunks, |mut chunks| async move { chunks.next().await.map(|event| (event, chunks)) }), ping_after)
 }
 
 impl Chunks {

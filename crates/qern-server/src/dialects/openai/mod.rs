@@ -4,6 +4,7 @@ pub(crate) mod chat;
 mod chat_stream;
 pub(crate) mod completions;
 mod completions_stream;
+pub(crate) mod embeddings;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod settings;

@@ -98,6 +98,7 @@ impl Settings {
         set(&mut server.header_timeout, &time(args.header_timeout));
         set(&mut server.body_timeout, &time(args.body_timeout));
         set(&mut server.write_timeout, &time(args.write_timeout));
+        set(&mut server.ping_after, &time(args.ping_after));
         server.strict_context |= args.strict_context;
         server.log_text |= args.log_text;
         self
