@@ -97,9 +97,8 @@ impl Keys {
             None => (&mut self.users, line),
         };
         let hash = match key.strip_prefix("sha256:") {
-            Some(digits) => {
-                parse_hash(digits).ok_or_else(|| KeyError::Key { place: place(), rule: "64 hexadecimal digits after `sha256:`" })?
-            }
+            Some(digits) => parse_hash(digits)
+                .ok_or_else(|| KeyError::Key { place: place(), rule: "64 hexadecimal digits after `sha256:`" })?,
             None if key.len() < 8 || !key.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 return Err(KeyError::Key { place: place(), rule: "at least 8 printable ASCII characters without spaces" });
             }

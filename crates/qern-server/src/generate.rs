@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use qern_engine::{
-    AdapterId, BeamAnswer, BeamParams, Event, FinishReason, GenerateRequest, RequestStream, SamplingOverrides, SamplingParams, TokenId,
-    TokenLogprob, Usage, ValidRequest, recommended,
+    AdapterId, BeamAnswer, BeamParams, Event, FinishReason, GenerateRequest, RequestStream, SamplingOverrides, SamplingParams,
+    TokenId, TokenLogprob, Usage, ValidRequest, recommended,
 };
 use qern_model::chat::Conversation;
 use qern_model::context_window::ContextReport;

@@ -30,7 +30,9 @@ pub(crate) struct Peer(pub SocketAddr);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program listens there.
-    #[error("cannot listen on {address}: another program does already; stop it, or choose another port by --port (0 takes a free one)")]
+    #[error(
+        "cannot listen on {address}: another program does already; stop it, or choose another port by --port (0 takes a free one)"
+    )]
     InUse {
         /// The address.
         address: SocketAddr,
@@ -142,12 +144,8 @@ fn timed(stream: TcpStream, write_timeout: Duration) -> std::pin::Pin<Box<Timeou
 fn to_service(
     router: Router,
     peer: SocketAddr,
-) -> impl hyper::service::Service<
-    Request<Incoming>,
-    Response = axum::response::Response,
-    Error = std::convert::Infallible,
-    Future: Send,
-> {
+) -> impl hyper::service::Service<Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>
+{
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         router.clone().oneshot(request.map(Body::new))

@@ -16,8 +16,11 @@ use crate::state::AppState;
 /// The metrics of a server.
 pub(crate) struct Metrics {
     models: BTreeMap<String, ModelMetrics>,
-    http: Mutex<BTreeMap<(String, &'static str, u16), (u64, f64)>>,
+    http: Mutex<BTreeMap<HttpLabels, (u64, f64)>>,
 }
+
+/// Path, method and status.
+type HttpLabels = (String, &'static str, u16);
 
 /// The metrics of one model.
 #[derive(Default)]
@@ -39,9 +42,7 @@ const REASONS: [&str; 5] = ["stop", "length", "abort", "deadline", "error"];
 const SECONDS: [f64; 18] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
 /// Upper bounds in tokens.
-const TOKENS: [f64; 18] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5,
-];
+const TOKENS: [f64; 18] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5];
 
 /// How often values fell under each bound.
 #[derive(Default)]
@@ -160,11 +161,12 @@ fn render(state: &AppState) -> String {
             }
         }
     };
-    number(&["qern_requests_running", "vllm:num_requests_running"], "gauge", "Requests that are computed", &|_, s| s.running as f64);
+    number(&["qern_requests_running", "vllm:num_requests_running"], "gauge", "Requests that are computed", &|_, s| {
+        s.running as f64
+    });
     number(&["qern_requests_waiting", "vllm:num_requests_waiting"], "gauge", "Requests in the queue", &|_, s| s.waiting as f64);
-    let used = |_: &ModelMetrics, s: &qern_engine::Stats| {
-        1.0 - (s.free_pages + s.cached_pages) as f64 / s.num_pages.max(1) as f64
-    };
+    let used =
+        |_: &ModelMetrics, s: &qern_engine::Stats| 1.0 - (s.free_pages + s.cached_pages) as f64 / s.num_pages.max(1) as f64;
     let names = ["qern_kv_usage_ratio", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
     number(&names, "gauge", "Share of the memory for keys and values in use", &used);
     number(&["qern_kv_pages"], "gauge", "Pages for keys and values", &|_, s| s.num_pages as f64);
@@ -176,11 +178,17 @@ fn render(state: &AppState) -> String {
     number(&["qern_computed_tokens_total"], "counter", "Tokens computed in all steps", &|_, s| s.computed_tokens as f64);
     type Counter = (&'static [&'static str], &'static str, fn(&qern_engine::Counts) -> u64);
     let counters: [Counter; 5] = [
-        (&["qern_prompt_tokens_total", "vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total"], "Prompt tokens", |c| c.prompt_tokens),
-        (&["qern_cached_tokens_total", "vllm:prefix_cache_hits_total"], "Prompt tokens from the prefix cache", |c| c.cached_tokens),
+        (&["qern_prompt_tokens_total", "vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total"], "Prompt tokens", |c| {
+            c.prompt_tokens
+        }),
+        (&["qern_cached_tokens_total", "vllm:prefix_cache_hits_total"], "Prompt tokens from the prefix cache", |c| {
+            c.cached_tokens
+        }),
         (&["qern_generated_tokens_total", "vllm:generation_tokens_total"], "Tokens sampled", |c| c.generated_tokens),
         (&["qern_drafted_tokens_total", "vllm:spec_decode_num_draft_tokens_total"], "Tokens drafted", |c| c.drafted_tokens),
-        (&["qern_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total"], "Drafts that were right", |c| c.accepted_tokens),
+        (&["qern_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total"], "Drafts that were right", |c| {
+            c.accepted_tokens
+        }),
     ];
     for (names, help, of) in counters {
         number(names, "counter", help, &|_, s| of(&s.counts) as f64);
@@ -199,15 +207,24 @@ fn render(state: &AppState) -> String {
 
     type Of = fn(&ModelMetrics) -> &Histogram;
     let histograms: [(&[&str], &str, &[f64; 18], Of); 6] = [
-        (&["qern_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"], "From arrival to the first token", &SECONDS, |m| &m.first_token),
+        (
+            &["qern_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"],
+            "From arrival to the first token",
+            &SECONDS,
+            |m| &m.first_token,
+        ),
         (
             &["qern_inter_token_seconds", "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"],
             "From one token of an answer to the next",
             &SECONDS,
             |m| &m.between_tokens,
         ),
-        (&["qern_request_seconds", "vllm:e2e_request_latency_seconds"], "From arrival to the end of an answer", &SECONDS, |m| &m.whole),
-        (&["qern_queue_seconds", "vllm:request_queue_time_seconds"], "From arrival to leaving the queue", &SECONDS, |m| &m.queued),
+        (&["qern_request_seconds", "vllm:e2e_request_latency_seconds"], "From arrival to the end of an answer", &SECONDS, |m| {
+            &m.whole
+        }),
+        (&["qern_queue_seconds", "vllm:request_queue_time_seconds"], "From arrival to leaving the queue", &SECONDS, |m| {
+            &m.queued
+        }),
         (&["qern_request_prompt_tokens", "vllm:request_prompt_tokens"], "Tokens of prompts", &TOKENS, |m| &m.prompt),
         (&["qern_request_generated_tokens", "vllm:request_generation_tokens"], "Tokens of answers", &TOKENS, |m| &m.generated),
     ];

@@ -1,6 +1,7 @@
 //! The log and the identity of requests: `x-request-id` is taken from the client or made, returned, and in every line of the
 //! log. The log never has texts unless the configuration asks for them (`log_text`).
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use axum::response::Response;
 use uuid::Uuid;
 
 use crate::limits::Held;
+use crate::listen::Peer;
 use crate::state::AppState;
 
 /// Identifies a request.
@@ -28,6 +30,7 @@ pub(crate) async fn observe(State(state): State<AppState>, request: Request, nex
         method: request.method().clone(),
         path,
         status: StatusCode::OK,
+        peer: request.extensions().get::<Peer>().map(|peer| peer.0.ip()),
         started: Instant::now(),
         state: state.clone(),
     };
@@ -53,6 +56,7 @@ struct Record {
     method: Method,
     path: String,
     status: StatusCode,
+    peer: Option<IpAddr>,
     started: Instant,
     state: AppState,
 }
@@ -62,15 +66,16 @@ struct Guard(Option<Record>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Some(Record { id, method, path, status, started, state }) = self.0.take() else { return };
+        let Some(Record { id, method, path, status, peer, started, state }) = self.0.take() else { return };
         let seconds = started.elapsed().as_secs_f64();
         state.metrics.http(&path, method.as_str(), status.as_u16(), seconds);
         let status = status.as_u16();
+        let peer = peer.map(tracing::field::display);
         // Probes would fill the log.
         if path.starts_with("/health") || path == "/metrics" {
-            tracing::debug!(request_id = %id, %method, %path, status, seconds, "answered");
+            tracing::debug!(request_id = %id, %method, %path, status, peer, seconds, "answered");
         } else {
-            tracing::info!(request_id = %id, %method, %path, status, seconds, "answered");
+            tracing::info!(request_id = %id, %method, %path, status, peer, seconds, "answered");
         }
     }
 }

@@ -58,8 +58,8 @@ impl Params {
     /// Reads and checks a body. Unknown fields are refused, with the nearest known name.
     pub fn parse(body: &[u8], tables: &[&[Param]]) -> Result<Self, ApiError> {
         let fix = "send one JSON object";
-        let value: Value =
-            serde_json::from_slice(body).map_err(|error| ApiError::invalid(format!("the body must be valid JSON: {error}; {fix}")))?;
+        let value: Value = serde_json::from_slice(body)
+            .map_err(|error| ApiError::invalid(format!("the body must be valid JSON: {error}; {fix}")))?;
         let Value::Object(object) = value else {
             return Err(ApiError::invalid(format!("the body must be a JSON object; given {}; {fix}", kind_of(&value))));
         };
@@ -144,7 +144,9 @@ impl Params {
 
     /// The error for a field that must be there.
     pub fn missing(name: &str) -> ApiError {
-        ApiError::invalid(format!("`{name}` is missing; the request must have it")).of_param(name).coded("missing_required_parameter")
+        ApiError::invalid(format!("`{name}` is missing; the request must have it"))
+            .of_param(name)
+            .coded("missing_required_parameter")
     }
 }
 
@@ -191,7 +193,9 @@ impl Param {
                     _ => wrong("be an object of token ids and numbers".into()),
                 }
             }
-            Kind::Refused(neutral) if !neutral.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|v| v == *value)) => {
+            Kind::Refused(neutral)
+                if !neutral.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|v| v == *value)) =>
+            {
                 let message = format!("`{}` is not supported: {}; given {}", self.name, self.about, shown(value));
                 Err(ApiError::invalid(message).of_param(self.name).coded("unsupported_parameter"))
             }
@@ -252,12 +256,21 @@ pub fn schema(tables: &[&[Param]], required: &[&str]) -> Value {
 
 /// The error for a field that nobody knows.
 pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ApiError {
-    let nearest = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
-    let fix = match nearest {
-        Some((distance, known)) if distance <= 1 + known.len() / 4 => format!("did you mean `{known}`?"),
-        _ => "remove it: it would have no effect".to_owned(),
+    let fix = match nearest(name, known) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "remove it: it would have no effect".to_owned(),
     };
     ApiError::invalid(format!("`{}` is not a known field; {fix}", short(name))).of_param(&short(name)).coded("unknown_parameter")
+}
+
+/// The known name that was probably meant: written almost alike, or longer by a word.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |known: &str| match known.split('_').any(|word| word == name) {
+        true => 1,
+        false => strsim::damerau_levenshtein(name, known),
+    };
+    let (distance, known) = known.map(|known| (distance(known), known)).min()?;
+    (distance <= 1 + known.len() / 4).then_some(known)
 }
 
 /// The error for a value that breaks its field's rule.
@@ -378,7 +391,8 @@ mod tests {
 
     #[test]
     fn null_is_absent_and_whole_floats_are_whole() {
-        let params = Params::parse(br#"{"temperature": null, "max_tokens": 8.0, "tools": [], "user": {"a": [1]}}"#, &[TABLE]).unwrap();
+        let params =
+            Params::parse(br#"{"temperature": null, "max_tokens": 8.0, "tools": [], "user": {"a": [1]}}"#, &[TABLE]).unwrap();
         assert_eq!((params.f32("temperature"), params.count("max_tokens")), (None, Some(8)));
     }
 

@@ -46,7 +46,9 @@ pub(crate) async fn tokenize(State(state): State<AppState>, JsonBody(body): Json
             }
             (None, Some(list)) => {
                 let Some(template) = &model.template else {
-                    return Err(ApiError::invalid(format!("`{}` has no chat template; give `prompt`", model.name)).of_param("messages"));
+                    return Err(
+                        ApiError::invalid(format!("`{}` has no chat template; give `prompt`", model.name)).of_param("messages")
+                    );
                 };
                 let continued = params.bool("continue_final_message").unwrap_or(false);
                 let options = TemplateOptions {
@@ -98,7 +100,8 @@ pub(crate) struct InfoQuery {
 pub(crate) async fn info(State(state): State<AppState>, query: Query<InfoQuery>) -> Result<Json<Value>, ApiError> {
     let model = state.model(query.model.as_deref())?;
     let tokenizer = &model.tokenizer;
-    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_bytes(id)).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let text =
+        |id: Option<u32>| id.and_then(|id| tokenizer.token_bytes(id)).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     Ok(Json(json!({
         "model": model.name,
         "tokenizer_class": "qern",

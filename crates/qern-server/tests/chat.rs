@@ -25,7 +25,8 @@ fn an_answer_has_everything_that_clients_look_for() {
     let choice = &answer["choices"][0];
     assert_eq!(choice["message"], json!({"role": "assistant", "content": "Turn 1: *hi* é", "refusal": null}));
     assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("stop"), &Value::Null));
-    let prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n".len() - 2 * "<|im_start|>".len() - "<|im_end|>".len() + 3;
+    let prompt =
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n".len() - 2 * "<|im_start|>".len() - "<|im_end|>".len() + 3;
     let usage = &answer["usage"];
     assert_eq!(usage["prompt_tokens"], prompt);
     assert_eq!(usage["completion_tokens"], "Turn 1: *hi* é".len() + 1);
@@ -80,7 +81,8 @@ fn thoughts_are_told_apart_from_answers_and_taken_back() {
     assert_eq!(message["reasoning"], "hard");
     assert!(answer["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap() >= 4);
     let events = server.events(CHAT, &with(think, json!({"stream": true})));
-    let join = |field: &str| -> String { events.iter().filter_map(|event| event["choices"][0]["delta"][field].as_str()).collect() };
+    let join =
+        |field: &str| -> String { events.iter().filter_map(|event| event["choices"][0]["delta"][field].as_str()).collect() };
     assert_eq!((join("content"), join("reasoning_content"), join("reasoning")), ("Well.".into(), "hard".into(), "hard".into()));
     let back = json!({"messages": [{"role": "user", "content": "a"}, message, {"role": "user", "content": "b"}]});
     assert_eq!(server.ok(CHAT, &back)["choices"][0]["message"]["content"], "Turn 2: *b* é");
@@ -123,7 +125,11 @@ fn stops_and_lengths_end_answers_with_their_reasons() {
     let ended = |more: Value| {
         let choice = server.ok(CHAT, &with(hi(), more))["choices"][0].clone();
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        (text(&choice["message"]["content"]).unwrap(), text(&choice["finish_reason"]).unwrap(), text(&choice["finish_detail"]).unwrap())
+        (
+            text(&choice["message"]["content"]).unwrap(),
+            text(&choice["finish_reason"]).unwrap(),
+            text(&choice["finish_detail"]).unwrap(),
+        )
     };
     let check = |more: Value, text: &str, reason: &str, detail: &str| {
         assert_eq!(ended(more), (text.to_owned(), reason.to_owned(), detail.to_owned()));

@@ -114,7 +114,9 @@ fn pages_that_were_allowed_may_and_no_others() {
     let mut setup = Setup::default();
     setup.config.cors_origins = vec!["https://chat.example".into()];
     let server = setup.start();
-    let with = |origin: &str| post_text(CHAT, HI).replacen("host: localhost\r\n", &format!("host: localhost\r\norigin: {origin}\r\n"), 1);
+    let with = |origin: &str| {
+        post_text(CHAT, HI).replacen("host: localhost\r\n", &format!("host: localhost\r\norigin: {origin}\r\n"), 1)
+    };
     let answer = server.raw(&with("https://chat.example")).to_lowercase();
     assert!(answer.contains("access-control-allow-origin: https://chat.example\r\n"), "{answer}");
     assert_eq!(status(&server.raw(&with("https://other.example"))), "403");
@@ -148,7 +150,9 @@ fn what_does_not_exist_and_wrong_methods_are_json_errors_too() {
 #[test]
 fn identities_of_requests_come_back_unless_they_are_tricks() {
     let server = start();
-    let get = |id: &str| server.raw(&format!("GET /health/live HTTP/1.1\r\nhost: localhost\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"));
+    let get = |id: &str| {
+        server.raw(&format!("GET /health/live HTTP/1.1\r\nhost: localhost\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n"))
+    };
     assert!(get("mine-1").contains("x-request-id: mine-1\r\n"));
     assert!(get(&"x".repeat(200)).contains("x-request-id: req-"));
     assert!(get("a b").contains("x-request-id: req-"));

@@ -177,7 +177,7 @@ fn a_port_in_use_is_said() {
     let server = start();
     let config = Config { port: server.address.port(), ..Config::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let error = runtime.block_on(Server::bind(&config)).err().expect("the port is taken");
+    let error = runtime.block_on(Server::bind(&config)).expect_err("the port is taken");
     let expected = format!(
         "cannot listen on {}: another program does already; stop it, or choose another port by --port (0 takes a free one)",
         server.address

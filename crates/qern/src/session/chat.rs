@@ -173,11 +173,7 @@ impl Chat {
     }
 
     fn fit(&self) -> qern_model::Result<FittedPrompt> {
-        let rules = PromptRules {
-            context_len: self.model.context_len,
-            max_tokens: self.max_tokens(),
-            strict: self.strict,
-        };
+        let rules = PromptRules { context_len: self.model.context_len, max_tokens: self.max_tokens(), strict: self.strict };
         let options = answer_options(self.settings.thinking);
         prompt(&conversation_of(self.conversation.state()), &self.template, &self.model.tokenizer, rules, &options)
     }

@@ -30,7 +30,11 @@ pub(crate) const COMPLETIONS: &[Param] = &[
     param("max_completion_tokens", Integer(0, MANY), "Another name of `max_tokens`."),
     param("n_predict", Integer(-1, MANY), "llama.cpp's name of `max_tokens`; -1 is what the context leaves."),
     param("echo", Bool, "Begin the text with the prompt, and its log-probabilities."),
-    param("logprobs", Integer(0, 128), "Report the log-probability of each token, with so many of the most probable at its place."),
+    param(
+        "logprobs",
+        Integer(0, 128),
+        "Report the log-probability of each token, with so many of the most probable at its place.",
+    ),
     param("return_tokens_as_token_ids", Bool, "Write tokens in `logprobs` as `token_id:123`."),
     param("suffix", Refused(&[r#""""#]), "the model goes on after a prompt, it does not fill in"),
     param("prompt_logprobs", Refused(&[]), "use `echo` with `logprobs`"),
@@ -79,7 +83,9 @@ pub(crate) async fn completions(State(state): State<AppState>, JsonBody(body): J
     let generations: Vec<Generation> =
         prepared.into_iter().map(|prepared| Generation::start(&state, &model, prepared)).collect::<Result<_, _>>()?;
     match streamed {
-        Some(StreamOptions { include_usage }) => Ok(completions_stream::respond(generations, common, include_usage, state.config.ping_after)),
+        Some(StreamOptions { include_usage }) => {
+            Ok(completions_stream::respond(generations, common, include_usage, state.config.ping_after))
+        }
         None => {
             let wholes = try_join_all(generations.into_iter().map(Generation::collect)).await?;
             Ok(Json(body_of(&common, &wholes)).into_response())
@@ -151,7 +157,8 @@ fn prompts(value: Value, tokenizer: &Tokenizer, echo: bool) -> Result<Vec<Prompt
             Value::Array(ids) if ids.iter().all(is_token_id) => {
                 let ids = ids.iter().filter_map(whole).filter_map(|id| TokenId::try_from(id).ok());
                 let tokens: Vec<TokenId> = ids.collect();
-                let text = if echo { String::from_utf8_lossy(&tokenizer.decode(&tokens, true)).into_owned() } else { String::new() };
+                let text =
+                    if echo { String::from_utf8_lossy(&tokenizer.decode(&tokens, true)).into_owned() } else { String::new() };
                 (text, tokens)
             }
             other => return Err(refused("prompt", rule, &other)),

@@ -1,8 +1,8 @@
 //! Text completions as `text_completion` events; answers to several prompts come as they are made.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::response::Response;
 use axum::response::sse::Event;

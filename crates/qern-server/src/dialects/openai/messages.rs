@@ -49,7 +49,11 @@ fn message(value: Value, place: &str) -> Result<Message, ApiError> {
     let role = match object.remove("role") {
         Some(Value::String(role)) => role,
         Some(other) => return Err(refused(&format!("{place}.role"), &format!("be {ROLES}"), &other)),
-        None => return Err(ApiError::invalid(format!("`{place}.role` is missing; it must be {ROLES}")).of_param(&format!("{place}.role"))),
+        None => {
+            return Err(
+                ApiError::invalid(format!("`{place}.role` is missing; it must be {ROLES}")).of_param(&format!("{place}.role"))
+            );
+        }
     };
     let role = match role.as_str() {
         // The newer name of the same thing, which templates do not know.
@@ -96,8 +100,11 @@ fn content(value: Value, place: &str) -> Result<Content, ApiError> {
         Value::Array(parts) => parts,
         other => return Err(refused(place, "be a text or a list of parts", &other)),
     };
-    let texts: Vec<Value> =
-        parts.into_iter().enumerate().map(|(index, part)| part_of(part, &format!("{place}[{index}]"))).collect::<Result<_, _>>()?;
+    let texts: Vec<Value> = parts
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| part_of(part, &format!("{place}[{index}]")))
+        .collect::<Result<_, _>>()?;
     Ok(Content::Parts(texts))
 }
 
@@ -113,7 +120,8 @@ fn part_of(part: Value, place: &str) -> Result<Value, ApiError> {
             other => Err(refused(&format!("{place}.refusal"), "be a text", other.unwrap_or(&Value::Null))),
         },
         "image_url" | "input_image" | "image" | "input_audio" | "audio_url" | "video_url" | "file" | "input_file" => {
-            let message = format!("`{place}` is a part of type `{kind}`, which this server does not take; describe it in a text part");
+            let message =
+                format!("`{place}` is a part of type `{kind}`, which this server does not take; describe it in a text part");
             Err(ApiError::invalid(message).of_param(place).coded("unsupported_content"))
         }
         _ if part.is_object() => {
@@ -217,16 +225,32 @@ mod tests {
         let check = |list: Value, param: &str, message: &str| assert_eq!(refusal(list), (param.into(), message.into()));
         check(json!([]), "messages", "`messages` must hold at least one message; given none");
         check(json!("hi"), "messages", "`messages` must be a list of messages; given \"hi\"");
-        check(json!([{"content": "x"}]), "messages[0].role", "`messages[0].role` is missing; it must be `system`, `developer`, `user`, `assistant` or `tool`");
-        check(json!([{"role": "user"}]), "messages[0].content", "`messages[0].content` is missing; the message must say something");
-        check(json!([{"role": "user", "content": 5}]), "messages[0].content", "`messages[0].content` must be a text or a list of parts; given 5");
+        check(
+            json!([{"content": "x"}]),
+            "messages[0].role",
+            "`messages[0].role` is missing; it must be `system`, `developer`, `user`, `assistant` or `tool`",
+        );
+        check(
+            json!([{"role": "user"}]),
+            "messages[0].content",
+            "`messages[0].content` is missing; the message must say something",
+        );
+        check(
+            json!([{"role": "user", "content": 5}]),
+            "messages[0].content",
+            "`messages[0].content` must be a text or a list of parts; given 5",
+        );
         let image = json!({"type": "image_url", "image_url": {"url": "data:"}});
         check(
             json!([{"role": "user", "content": "a"}, {"role": "user", "content": [image]}]),
             "messages[1].content[0]",
             "`messages[1].content[0]` is a part of type `image_url`, which this server does not take; describe it in a text part",
         );
-        check(json!([{"role": "user", "content": "x", "contnt": "y"}]), "messages[0].contnt", "`contnt` is not a known field; did you mean `content`?");
+        check(
+            json!([{"role": "user", "content": "x", "contnt": "y"}]),
+            "messages[0].contnt",
+            "`contnt` is not a known field; did you mean `content`?",
+        );
     }
 
     #[test]

@@ -20,7 +20,11 @@ pub(crate) const SETTINGS: &[Param] = &[
     param("stream", Bool, "Send the answer as server-sent events while it is made."),
     param("stream_options", Shaped(stream_options_schema), "`include_usage`: end the stream with an event that has `usage`."),
     // Sampling.
-    param("temperature", Number(0.0, 100.0), "0 takes the likeliest token, 1 samples as the model predicts. Default: the model's."),
+    param(
+        "temperature",
+        Number(0.0, 100.0),
+        "0 takes the likeliest token, 1 samples as the model predicts. Default: the model's.",
+    ),
     param("top_p", Number(0.0, 1.0), "Only the likeliest tokens that together have this probability."),
     param("top_k", Integer(-1, MANY), "Only so many of the likeliest tokens; 0 and -1 are off."),
     param("min_p", Number(0.0, 1.0), "Only tokens at least so many times as likely as the likeliest."),
@@ -38,12 +42,20 @@ pub(crate) const SETTINGS: &[Param] = &[
     param("dry_penalty_last_n", Integer(-1, MANY), "DRY: how many of the last tokens are searched; -1 is all."),
     param("dry_sequence_breakers", Texts(64), "DRY: texts that end a repetition."),
     param("xtc_probability", Number(0.0, 1.0), "XTC: how often the likeliest tokens are left out; 0 is off."),
-    param("xtc_threshold", Number(0.0, 1.0), "XTC: tokens at least this likely may be left out, all but the least likely of them."),
+    param(
+        "xtc_threshold",
+        Number(0.0, 1.0),
+        "XTC: tokens at least this likely may be left out, all but the least likely of them.",
+    ),
     param("mirostat", Integer(0, 2), "0 is off; 2 is Mirostat 2, in place of the settings that cut off unlikely tokens."),
     param("mirostat_tau", Number(0.001, 100.0), "Mirostat's target surprise in bits."),
     param("mirostat_eta", Number(0.001, 1.0), "Mirostat's learning rate."),
     param("logit_bias", NumberMap(-100.0, 100.0), "Added to the logits of tokens, by id; -100 forbids."),
-    param("seed", Integer(i64::MIN as i128, u64::MAX as i128), "The same seed gives the same text, at any load. Drawn when left out."),
+    param(
+        "seed",
+        Integer(i64::MIN as i128, u64::MAX as i128),
+        "The same seed gives the same text, at any load. Drawn when left out.",
+    ),
     param("n", Integer(1, 128), "How many answers."),
     param("use_beam_search", Bool, "Search for the `n` most probable answers instead of sampling."),
     param("length_penalty", Number(-10.0, 10.0), "Beam search: scores are divided by length to this power."),
@@ -80,7 +92,11 @@ pub(crate) const SETTINGS: &[Param] = &[
     param("logits_processors", Refused(&["[]"]), "no code of clients is run; leave it out"),
     param("allowed_token_ids", Refused(&["[]"]), "use `logit_bias`"),
     param("bad_words", Refused(&["[]"]), "use `logit_bias`"),
-    param("truncate_prompt_tokens", Refused(&[]), "prompts are never cut in silence; see `strict_context` and `context` in answers"),
+    param(
+        "truncate_prompt_tokens",
+        Refused(&[]),
+        "prompts are never cut in silence; see `strict_context` and `context` in answers",
+    ),
     param("spaces_between_special_tokens", Refused(&["true"]), "the text is that of the tokens; leave it out"),
     param("add_special_tokens", Refused(&[]), "the template and the tokenizer say which there are; leave it out"),
     param("samplers", Refused(&["[]"]), "the order of the samplers is fixed; leave it out"),
@@ -179,7 +195,9 @@ pub(crate) fn streaming(params: &Params) -> Result<Option<StreamOptions>, ApiErr
         return Ok(streamed.then_some(StreamOptions { include_usage: false }));
     };
     if !streamed {
-        return Err(ApiError::invalid("`stream_options` needs `stream`: true; set it, or leave them out").of_param("stream_options"));
+        return Err(
+            ApiError::invalid("`stream_options` needs `stream`: true; set it, or leave them out").of_param("stream_options")
+        );
     }
     let Value::Object(options) = options else {
         return Err(crate::params::refused("stream_options", "be an object", options));
@@ -187,7 +205,8 @@ pub(crate) fn streaming(params: &Params) -> Result<Option<StreamOptions>, ApiErr
     let known = ["include_usage", "include_obfuscation"];
     for (name, value) in options {
         if !known.contains(&name.as_str()) {
-            return Err(crate::params::unknown(name, known.into_iter()).of_param(&format!("stream_options.{}", crate::params::short(name))));
+            return Err(crate::params::unknown(name, known.into_iter())
+                .of_param(&format!("stream_options.{}", crate::params::short(name))));
         }
         if !value.is_boolean() && !value.is_null() {
             return Err(crate::params::refused(&format!("stream_options.{name}"), "be true or false", value));
