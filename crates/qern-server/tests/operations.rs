@@ -66,7 +66,7 @@ fn only_known_keys_are_let_in() {
 fn a_reader_that_leaves_cancels_its_answer() {
     let server = slow().start();
     let reader = begin(&server);
-    assert_eq!(running(&server), 1);
+    eventually("the engine says so", || running(&server) == 1);
     drop(reader);
     eventually("the engine noticed", || running(&server) == 0);
     assert_eq!(server.engine.stats().unwrap().counts.cancelled, 1);

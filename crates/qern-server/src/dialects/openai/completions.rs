@@ -306,8 +306,8 @@ mod tests {
         logprobs.push(&other);
         let object = logprobs.object();
         assert_eq!(object["tokens"], json!(["é", "b", "c"]));
-        assert_eq!(object["token_logprobs"], json!([null, -0.1f32, -9999.0]));
-        assert_eq!(object["top_logprobs"], json!([null, {"b": -0.1f32}, {"b": -0.1f32, "c": -9999.0}]));
+        assert_eq!(object["token_logprobs"], json!([null, -0.1, -9999.0]));
+        assert_eq!(object["top_logprobs"], json!([null, {"b": -0.1}, {"b": -0.1, "c": -9999.0}]));
         assert_eq!(object["text_offset"], json!([0, 1, 2]), "offsets are characters, not bytes");
     }
 }

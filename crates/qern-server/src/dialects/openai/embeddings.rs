@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use qern_engine::{EmbedRequest, Pooling, TokenId};
 use qern_model::tokenizer::{Specials, Tokenizer};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::settings::timeout;
@@ -41,24 +42,44 @@ struct Read {
 }
 
 /// The handler.
-pub(crate) async fn embeddings(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn embeddings(State(state): State<AppState>, JsonBody(body): JsonBody) -> Result<Json<Answer>, ApiError> {
     let shared = state.clone();
     let Read { request, name, base64, model } = on_a_core(&state, move || read(&shared, &body)).await?;
     let embeddings = model.engine.embed(request)?.wait_async().await?;
-    let entry = |(index, vector): (usize, &Vec<f32>)| {
-        let embedding = if base64 { STANDARD.encode(little_endian(vector)).into() } else { json!(vector) };
-        json!({"object": "embedding", "index": index, "embedding": embedding})
+    let entry = |(index, vector): (usize, Vec<f32>)| {
+        let embedding = if base64 { Vector::Base64(STANDARD.encode(little_endian(&vector))) } else { Vector::Numbers(vector) };
+        Entry { object: "embedding", index, embedding }
     };
-    Ok(Json(json!({
-        "object": "list",
-        "data": embeddings.vectors.iter().enumerate().map(entry).collect::<Vec<_>>(),
-        "model": name,
-        "usage": {
-            "prompt_tokens": embeddings.prompt_tokens,
-            "total_tokens": embeddings.prompt_tokens,
-            "prompt_tokens_details": {"cached_tokens": embeddings.cached_tokens},
-        },
-    })))
+    let usage = json!({
+        "prompt_tokens": embeddings.prompt_tokens,
+        "total_tokens": embeddings.prompt_tokens,
+        "prompt_tokens_details": {"cached_tokens": embeddings.cached_tokens},
+    });
+    let data = embeddings.vectors.into_iter().enumerate().map(entry).collect();
+    Ok(Json(Answer { object: "list", data, model: name, usage }))
+}
+
+/// The answer. Not a `Value`, which would make every number a wide one.
+#[derive(Serialize)]
+pub(crate) struct Answer {
+    object: &'static str,
+    data: Vec<Entry>,
+    model: String,
+    usage: Value,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Numbers(Vec<f32>),
+    Base64(String),
 }
 
 fn read(state: &AppState, body: &[u8]) -> Result<Read, ApiError> {

@@ -90,9 +90,11 @@ pub(crate) fn context_header(report: &ContextReport) -> String {
     format!("turns={total_turns}, turns_dropped={dropped_turns}, tokens_dropped={dropped_tokens}, prompt_tokens={prompt_tokens}")
 }
 
-/// A log-probability that JSON can hold; OpenAI's number for what cannot happen.
-pub(crate) fn finite(logprob: f32) -> f32 {
-    logprob.max(-9999.0)
+/// A log-probability that JSON can hold, in as few digits as tell it from its neighbours; OpenAI's number for what cannot happen.
+pub(crate) fn finite(logprob: f32) -> f64 {
+    let logprob = logprob.max(-9999.0);
+    // Widening as it is would write sixteen digits of which eight say nothing.
+    logprob.to_string().parse().unwrap_or_else(|_| logprob.into())
 }
 
 /// Chat's `logprobs.content` entry of a token.
