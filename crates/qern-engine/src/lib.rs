@@ -9,6 +9,7 @@
 
 mod answer_text;
 mod beam;
+pub mod constraint;
 mod detokenizer;
 mod embed;
 mod engine;
