@@ -199,7 +199,7 @@ impl Rewriter<'_> {
                         also(any);
                     }
                 }
-                "format" if value.as_str().is_some_and(|format| super::rewrite::has_grammar(format)) => {
+                "format" if value.as_str().is_some_and(super::rewrite::has_grammar) => {
                     return Err(refuse(keyword));
                 }
                 "oneOf" | "if" => return Err(refuse(keyword)),
