@@ -126,7 +126,11 @@ fn prepare(model: &Model, prompt: Vec<TokenId>, settings: Settings) -> Result<Va
 }
 
 /// Refuses what the template would leave out in silence.
-fn check_template(template: &ChatTemplate, conversation: &Conversation, options: &TemplateOptions) -> Result<(), ApiError> {
+pub(crate) fn check_template(
+    template: &ChatTemplate,
+    conversation: &Conversation,
+    options: &TemplateOptions,
+) -> Result<(), ApiError> {
     let able = template.capabilities();
     let refuse = |message: &str| Err(ApiError::invalid(message).of_param("messages"));
     if !able.system && conversation.messages.iter().any(|message| message.is_instruction()) {

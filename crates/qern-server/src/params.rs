@@ -249,8 +249,17 @@ impl Param {
 
 /// The JSON schema of a body.
 pub fn schema(tables: &[&[Param]], required: &[&str]) -> Value {
-    let properties: Map<String, Value> =
-        tables.iter().copied().flatten().map(|param| (param.name.to_owned(), param.schema())).collect();
+    let property = |param: &Param| {
+        let mut schema = param.schema();
+        // What must be there cannot be left out by `null` either.
+        if required.contains(&param.name)
+            && let Some(Value::Array(types)) = schema.get_mut("type")
+        {
+            types.retain(|name| name != "null");
+        }
+        (param.name.to_owned(), schema)
+    };
+    let properties: Map<String, Value> = tables.iter().copied().flatten().map(property).collect();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 

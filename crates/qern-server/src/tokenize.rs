@@ -1,6 +1,7 @@
 //! `/tokenize`, `/detokenize` and `/tokenizer_info`, as vLLM has them and lm-eval reads them.
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use qern_model::chat::Conversation;
 use qern_model::template::TemplateOptions;
@@ -8,9 +9,10 @@ use qern_model::tokenizer::{Specials, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::dialects::openai::chat::{kwargs, kwargs_schema};
 use crate::dialects::openai::messages::{self, messages};
 use crate::error::ApiError;
-use crate::generate::on_a_core;
+use crate::generate::{check_template, on_a_core};
 use crate::limits::JsonBody;
 use crate::params::Kind::{Bool, Shaped, Text, TokenIds};
 use crate::params::{Param, Params, param};
@@ -26,7 +28,7 @@ pub(crate) const TOKENIZE: &[Param] = &[
     param("add_special_tokens", Bool, "Whether the tokens that the model wants around a text are added. Default true for texts."),
     param("add_generation_prompt", Bool, "End a conversation with the opening of an assistant's message. Default true."),
     param("continue_final_message", Bool, "End a conversation within its last message."),
-    param("chat_template_kwargs", Shaped(object_schema), "Variables of the chat template."),
+    param("chat_template_kwargs", Shaped(kwargs_schema), "Variables of the chat template."),
     param("return_token_strs", Bool, "Also give the text of each token."),
 ];
 
@@ -54,10 +56,12 @@ pub(crate) async fn tokenize(State(state): State<AppState>, JsonBody(body): Json
                 let options = TemplateOptions {
                     add_generation_prompt: params.bool("add_generation_prompt").unwrap_or(!continued),
                     continue_final_message: continued,
-                    kwargs: params.take("chat_template_kwargs").and_then(|value| value.as_object().cloned()).unwrap_or_default(),
+                    kwargs: kwargs(&mut params)?,
                     ..TemplateOptions::default()
                 };
-                tokenizer.encode_prompt(&template.render(&Conversation::new(messages(list)?), &options)?)?
+                let conversation = Conversation::new(messages(list)?);
+                check_template(template, &conversation, &options)?;
+                tokenizer.encode_prompt(&template.render(&conversation, &options)?)?
             }
             (Some(_), Some(_)) => return Err(ApiError::invalid("give `prompt` or `messages`, not both").of_param("messages")),
             _ => return Err(Params::missing("prompt")),
@@ -97,7 +101,11 @@ pub(crate) struct InfoQuery {
 }
 
 /// `GET /tokenizer_info`.
-pub(crate) async fn info(State(state): State<AppState>, query: Query<InfoQuery>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn info(
+    State(state): State<AppState>,
+    query: Result<Query<InfoQuery>, QueryRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let query = query.map_err(|_| ApiError::invalid("the query must be empty or `model=NAME`; given another"))?;
     let model = state.model(query.model.as_deref())?;
     let tokenizer = &model.tokenizer;
     let text =
@@ -121,8 +129,4 @@ fn text_tokens(tokenizer: &Tokenizer, text: &str, around: bool) -> Result<Vec<u3
     tokens.extend(tokenizer.encode(text, Specials::Parse)?);
     tokens.extend(tokenizer.eos_id().filter(|_| around && tokenizer.add_eos()));
     Ok(tokens)
-}
-
-fn object_schema() -> Value {
-    json!({"type": ["object", "null"]})
 }

@@ -153,12 +153,16 @@ fn logprobs(params: &Params) -> Result<Option<usize>, ApiError> {
     }
 }
 
-fn kwargs(params: &mut Params) -> Result<Map<String, Value>, ApiError> {
+/// The variables of the template that a request sets.
+pub(crate) fn kwargs(params: &mut Params) -> Result<Map<String, Value>, ApiError> {
     let mut kwargs = match params.take("chat_template_kwargs") {
         Some(Value::Object(object)) => object,
         Some(other) => return Err(refused("chat_template_kwargs", "be an object", &other)),
         None => Map::new(),
     };
+    if let Some(other) = kwargs.get("enable_thinking").filter(|value| !value.is_boolean()) {
+        return Err(refused("chat_template_kwargs.enable_thinking", "be true or false", other));
+    }
     if let Some(effort) = params.str("reasoning_effort") {
         let think = effort != "none";
         match kwargs.get("enable_thinking").and_then(Value::as_bool) {
@@ -171,7 +175,8 @@ fn kwargs(params: &mut Params) -> Result<Map<String, Value>, ApiError> {
     Ok(kwargs)
 }
 
-fn kwargs_schema() -> Value {
+/// Their JSON schema.
+pub(crate) fn kwargs_schema() -> Value {
     json!({"type": ["object", "null"], "properties": {"enable_thinking": {"type": "boolean"}}})
 }
 

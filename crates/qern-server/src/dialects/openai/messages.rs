@@ -110,6 +110,13 @@ fn content(value: Value, place: &str) -> Result<Content, ApiError> {
 
 fn part_of(part: Value, place: &str) -> Result<Value, ApiError> {
     let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
+    // Marks for a cache that finds common beginnings by itself, and notes on texts of earlier answers, change nothing.
+    let known = ["type", "text", "refusal", "cache_control", "annotations", "logprobs"];
+    if let ("text" | "input_text" | "output_text" | "refusal", Value::Object(object)) = (kind, &part)
+        && let Some(name) = object.keys().find(|name| !known.contains(&name.as_str()))
+    {
+        return Err(unknown(name, known.into_iter()).of_param(&format!("{place}.{}", short(name))));
+    }
     match kind {
         "text" | "input_text" | "output_text" => match part.get("text") {
             Some(Value::String(text)) => Ok(json!({"type": "text", "text": text})),
@@ -172,6 +179,7 @@ pub(crate) fn schema() -> Value {
         "type": "object",
         "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
         "required": ["type", "text"],
+        "additionalProperties": false,
     });
     let content = json!({"anyOf": [{"type": "string"}, {"type": "array", "items": part}]});
     let call = json!({

@@ -1,6 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -14,7 +15,11 @@ pub(crate) async fn list(State(state): State<AppState>) -> Json<Value> {
 }
 
 /// One of them. Names may have slashes.
-pub(crate) async fn one(State(state): State<AppState>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn one(
+    State(state): State<AppState>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::invalid("a model's name must be UTF-8; given other bytes"))?;
     let model = state.model(Some(&name))?;
     Ok(Json(entry(&state, &model)))
 }
