@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use qern_model::lora::Adapter;
 
+use crate::adapters::{PendingUnloads, Unloaded};
 use crate::embed::{EmbedRequest, Part};
 use crate::gate::{Gate, Place};
 use crate::scheduler::Scheduler;
 use crate::stats::Board;
-use crate::{EngineHandle, Error, Event, LanguageModel, TokenText, ValidRequest};
+use crate::{AdapterId, EngineHandle, Error, Event, LanguageModel, TokenText, ValidRequest};
 
 /// Starts engines.
 pub struct Engine;
@@ -46,6 +48,15 @@ pub(crate) enum Command {
         request: Box<EmbedRequest>,
         parts: Sender<Part>,
     },
+    LoadAdapter {
+        adapter: Arc<Adapter>,
+        reply: Sender<Result<AdapterId, Error>>,
+    },
+    /// Answered when no request uses it. None that does will be submitted.
+    UnloadAdapter {
+        id: AdapterId,
+        reply: Sender<Unloaded>,
+    },
     Cancel(RequestId),
     /// Answered when nothing runs and nothing waits.
     WhenIdle(Sender<()>),
@@ -76,7 +87,14 @@ impl Engine {
         let (commands, inbox) = flume::unbounded();
         let (gate, board) = (Arc::new(Gate::new(config.max_waiting)), Board::default());
         board.publish(scheduler.stats());
-        let thread = EngineThread { scheduler, inbox, gate: Arc::clone(&gate), board: board.clone(), idle_askers: Vec::new() };
+        let thread = EngineThread {
+            scheduler,
+            inbox,
+            gate: Arc::clone(&gate),
+            board: board.clone(),
+            idle_askers: Vec::new(),
+            unloads: PendingUnloads::default(),
+        };
         let thread = std::thread::Builder::new()
             .name("qern-engine".into())
             .spawn(move || thread.run())
@@ -92,6 +110,7 @@ struct EngineThread<M> {
     gate: Arc<Gate>,
     board: Board,
     idle_askers: Vec<Sender<()>>,
+    unloads: PendingUnloads,
 }
 
 impl<M: LanguageModel> EngineThread<M> {
@@ -125,6 +144,7 @@ impl<M: LanguageModel> EngineThread<M> {
                 is_stalled = !self.scheduler.step();
                 self.gate.note_starts(self.scheduler.take_starts());
             }
+            self.unloads.settle(&mut self.scheduler);
             self.board.publish(self.scheduler.stats());
             if self.scheduler.is_idle() && self.inbox.is_empty() {
                 // An asker may have gone; nobody else wants to know.
@@ -137,6 +157,16 @@ impl<M: LanguageModel> EngineThread<M> {
         match command {
             Command::Submit { arrival, request, events } => self.scheduler.submit(arrival, *request, events),
             Command::Embed { arrival, request, parts } => self.scheduler.embed(&arrival, &request, &parts),
+            Command::LoadAdapter { adapter, reply } => {
+                let loaded = self.scheduler.load_adapter(adapter);
+                // Whoever asked may have gone; then nobody can name the adapter.
+                if let Err(flume::SendError(Ok(id))) = reply.send(loaded)
+                    && let Err(error) = self.scheduler.unload_adapter(id)
+                {
+                    tracing::error!("adapter {}: {error}", id.0);
+                }
+            }
+            Command::UnloadAdapter { id, reply } => self.unloads.push(id, reply),
             Command::Cancel(id) => self.scheduler.cancel(id),
             Command::WhenIdle(asker) => self.idle_askers.push(asker),
             Command::Shutdown => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::TokenId;
+use crate::{AdapterId, TokenId};
 
 /// Anything that can go wrong between a request and its tokens.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,6 +82,12 @@ pub enum Error {
     /// Embeddings were cancelled: the engine was shut down.
     #[error("the request was cancelled")]
     Cancelled,
+    /// A request names an adapter that is not loaded, or not any more. The client's to fix.
+    #[error("no adapter with the id {} is loaded; load it, or leave `adapter` out", .0.0)]
+    UnknownAdapter(AdapterId),
+    /// An adapter that the model cannot run.
+    #[error("{0}")]
+    Adapter(Arc<dyn std::error::Error + Send + Sync>),
     /// The engine's thread has ended.
     #[error("the engine has stopped; start it again")]
     Stopped,
@@ -95,6 +101,6 @@ impl Error {
 
     /// Whether the request was at fault (as opposed to the model or the engine).
     pub fn is_invalid_request(&self) -> bool {
-        matches!(self, Self::Invalid { .. } | Self::PromptTooLong { .. })
+        matches!(self, Self::Invalid { .. } | Self::PromptTooLong { .. } | Self::UnknownAdapter(_) | Self::Adapter(_))
     }
 }

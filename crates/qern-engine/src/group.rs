@@ -21,8 +21,8 @@ use crate::stats::Counts;
 use crate::stop::Matched;
 use crate::stream::MAX_UNREAD;
 use crate::{
-    Error, Event, FinishReason, LogitsFor, Rows, Sampler, SamplerContext, SamplerScratch, TokenId, TokenLogprob, TokenText,
-    ValidRequest,
+    AdapterId, Error, Event, FinishReason, LogitsFor, Rows, Sampler, SamplerContext, SamplerScratch, TokenId, TokenLogprob,
+    TokenText, ValidRequest,
 };
 
 /// Rows of logits per step at most when a prompt is scored: a row is as wide as the vocabulary.
@@ -82,6 +82,11 @@ impl Group {
     ) -> Self {
         let prompt = ValidRequest::prompt_alone(request, index);
         Self::with_outlet(arrival, prompt, Outlet::Embedding(Pooled::new(index, request, parts)), text)
+    }
+
+    /// What its sequences run with.
+    pub(crate) fn adapter(&self) -> Option<AdapterId> {
+        self.request.raw().adapter
     }
 
     fn with_outlet(arrival: Arrival, request: ValidRequest, outlet: Outlet, text: &dyn TokenText) -> Self {

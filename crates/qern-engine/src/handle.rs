@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use flume::{Receiver, Sender};
 
+use crate::adapters::Available;
 use crate::embed::{EmbedRequest, Embeddings, PendingEmbeddings};
 use crate::engine::{Arrival, Command};
 use crate::gate::Gate;
@@ -22,12 +23,21 @@ pub struct EngineHandle {
     limits: Limits,
     gate: Arc<Gate>,
     board: Board,
+    pub(crate) adapters: Available,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl EngineHandle {
     pub(crate) fn new(commands: Sender<Command>, limits: Limits, gate: Arc<Gate>, board: Board, thread: JoinHandle<()>) -> Self {
-        Self { commands, next_id: Arc::default(), limits, gate, board, thread: Arc::new(Mutex::new(Some(thread))) }
+        Self {
+            commands,
+            next_id: Arc::default(),
+            limits,
+            gate,
+            board,
+            adapters: Available::default(),
+            thread: Arc::new(Mutex::new(Some(thread))),
+        }
     }
 
     /// What requests must respect.
@@ -37,6 +47,7 @@ impl EngineHandle {
 
     /// Queues a request. Refused at once, without waiting for the engine, when the queue is full or the engine drains.
     pub fn submit(&self, request: ValidRequest) -> Result<RequestStream, Error> {
+        let _held = self.adapters.check(request.raw().adapter)?;
         let (events, receiver) = flume::unbounded();
         self.gate.enter(|place| {
             let arrival = self.arrival(place);
@@ -50,6 +61,7 @@ impl EngineHandle {
     /// everything else, and a vector does not depend on what else is in them.
     pub fn embed(&self, request: EmbedRequest) -> Result<PendingEmbeddings, Error> {
         request.validate(&self.limits)?;
+        let _held = self.adapters.check(request.adapter)?;
         let (parts, receiver) = flume::unbounded();
         let missing = request.inputs.len();
         let prompt_tokens = request.inputs.iter().map(Vec::len).sum();
@@ -98,7 +110,7 @@ impl EngineHandle {
         Arrival { id, submitted: Instant::now(), place: Some(place) }
     }
 
-    fn send(&self, command: Command) -> Result<(), Error> {
+    pub(crate) fn send(&self, command: Command) -> Result<(), Error> {
         self.commands.send(command).map_err(|_| Error::Stopped)
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod answer_text;
 mod beam;
 pub mod constraint;
@@ -32,6 +33,7 @@ mod stats;
 mod stop;
 mod stream;
 
+pub use adapters::Unloading;
 pub use embed::{EmbedRequest, Embeddings, PendingEmbeddings, Pooling};
 pub use engine::{Engine, EngineConfig};
 pub use error::Error;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flume::Sender;
+use qern_model::lora::Adapter;
 
 use crate::embed::{EmbedRequest, Part};
 use crate::engine::{Arrival, RequestId};
@@ -15,8 +16,8 @@ use crate::pages::PagePool;
 use crate::sequence::Run;
 use crate::stats::Counts;
 use crate::{
-    BatchSequence, EngineConfig, Error, Event, LanguageModel, Limits, LogitsFor, Rows, SamplerScratch, Stats, TokenText,
-    ValidRequest,
+    AdapterId, BatchSequence, EngineConfig, Error, Event, LanguageModel, Limits, LogitsFor, Rows, SamplerScratch, Stats,
+    TokenText, ValidRequest,
 };
 
 pub(crate) struct Scheduler<M> {
@@ -195,6 +196,19 @@ impl<M: LanguageModel> Scheduler<M> {
         for index in 0..request.inputs.len() {
             self.waiting.push_back(Group::embedding(arrival.clone(), request, index, parts.clone(), &*self.text));
         }
+    }
+
+    pub(crate) fn load_adapter(&mut self, adapter: Arc<Adapter>) -> Result<AdapterId, Error> {
+        self.model.load_adapter(adapter).map_err(|error| Error::Adapter(Arc::from(error)))
+    }
+
+    /// Whether any request runs or waits to run with the adapter.
+    pub(crate) fn uses_adapter(&self, id: AdapterId) -> bool {
+        self.running.iter().chain(&self.waiting).any(|group| group.adapter() == Some(id))
+    }
+
+    pub(crate) fn unload_adapter(&mut self, id: AdapterId) -> Result<(), Error> {
+        self.model.unload_adapter(id).map_err(|error| Error::Adapter(Arc::from(error)))
     }
 
     pub(crate) fn cancel(&mut self, id: RequestId) {

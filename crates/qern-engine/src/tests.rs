@@ -1,5 +1,6 @@
 //! The engine over a toy model whose answers are known: no request may notice another, nor how it was computed.
 
+mod adapters;
 mod answers;
 mod beam;
 mod embeddings;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flume::{Receiver, unbounded};
+use qern_model::lora::Adapter;
 
 use crate::embed::Part;
 use crate::engine::Arrival;
@@ -31,12 +32,24 @@ pub(crate) struct Toy {
     /// Makes logits NaN when this token is in the batch.
     pub(crate) poison: Option<TokenId>,
     num_steps: usize,
+    num_adapters: u32,
+    unloaded: HashSet<AdapterId>,
 }
 
 impl Toy {
     pub(crate) fn new(num_pages: usize, max_positions: usize) -> Self {
         let pages = vec![[None; PAGE_LEN]; num_pages];
-        Self { pages, max_positions, logits: Vec::new(), hidden: Vec::new(), fail_at: None, poison: None, num_steps: 0 }
+        Self {
+            pages,
+            max_positions,
+            logits: Vec::new(),
+            hidden: Vec::new(),
+            fail_at: None,
+            poison: None,
+            num_steps: 0,
+            num_adapters: 0,
+            unloaded: HashSet::new(),
+        }
     }
 
     fn slot(&mut self, pages: &[PageId], position: usize) -> &mut Slot {
@@ -75,6 +88,7 @@ impl LanguageModel for Toy {
         self.hidden.clear();
         let mut written = HashSet::new();
         for run in batch {
+            assert!(run.adapter.is_none_or(|id| !self.unloaded.contains(&id)), "{:?} is unloaded", run.adapter);
             assert!(!run.tokens.is_empty() && run.position + run.tokens.len() <= self.max_positions);
             assert_eq!(run.pages.len(), (run.position + run.tokens.len()).div_ceil(PAGE_LEN), "pages cover exactly the run");
             let mut hash = self.check_history(run);
@@ -100,6 +114,19 @@ impl LanguageModel for Toy {
 
     fn hidden_size(&self) -> Option<usize> {
         Some(WIDTH)
+    }
+
+    fn load_adapter(&mut self, adapter: Arc<Adapter>) -> Result<AdapterId, BoxError> {
+        if adapter.config().num_layers == 9 {
+            return Err("the toy has no nine layers".into());
+        }
+        self.num_adapters += 1;
+        Ok(AdapterId(self.num_adapters - 1))
+    }
+
+    fn unload_adapter(&mut self, id: AdapterId) -> Result<(), BoxError> {
+        assert!(self.unloaded.insert(id), "{id:?} was unloaded before");
+        Ok(())
     }
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
