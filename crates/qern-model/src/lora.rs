@@ -153,11 +153,17 @@ impl Adapter {
         }
     }
 
-    fn additions(&self) -> impl Iterator<Item = (Site, &Addition)> {
+    /// Every addition to a linear layer, in the order of a forward pass.
+    pub fn additions(&self) -> impl Iterator<Item = (Site, &Addition)> {
         let layers = self.layers.iter().enumerate().flat_map(|(i, layer)| {
             Projection::ALL.into_iter().filter_map(move |p| Some((Site::Layer(i, p), layer[p as usize].as_ref()?)))
         });
         layers.chain(self.head.as_ref().map(|head| (Site::Head, head)))
+    }
+
+    /// Whether it changes more than linear layers: adds to the embedding, or replaces embedding or head.
+    pub fn replaces_tensors(&self) -> bool {
+        self.embedding.is_some() || self.new_embedding.is_some() || self.new_head.is_some()
     }
 
     /// The configuration of the base that it fits.
@@ -181,6 +187,26 @@ impl Adapter {
 }
 
 impl Addition {
+    /// A, `[rank, in]`.
+    pub fn a(&self) -> &PackedMatrix {
+        &self.a
+    }
+
+    /// B, `[out, rank]`, its rows in the base's order.
+    pub fn b(&self) -> &PackedMatrix {
+        &self.b
+    }
+
+    /// What `B A` is multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// DoRA's magnitudes, `[out]`.
+    pub fn magnitude(&self) -> Option<&[f32]> {
+        self.magnitude.as_deref()
+    }
+
     fn bytes(&self) -> usize {
         self.a.bytes() + self.b.bytes() + self.magnitude.as_ref().map_or(0, |magnitude| 8 * magnitude.len())
     }

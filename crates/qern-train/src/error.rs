@@ -21,6 +21,12 @@ pub enum Error {
     /// A setting breaks its rule, or contradicts another.
     #[error("{0}")]
     Config(String),
+    /// A file of examples that cannot be trained on.
+    #[error("{0}")]
+    Data(String),
+    /// A checkpoint that is damaged or of another run.
+    #[error("{0}")]
+    Checkpoint(String),
     /// The model cannot run a batch, or be trained in the way asked for.
     #[error("model: {0}")]
     Model(String),

@@ -15,6 +15,8 @@ pub enum Purpose {
     HeldOut,
     /// Which activations are dropped; see [`Dropout`](crate::trainable::Dropout).
     Dropout,
+    /// Which examples the base is shown before a question; the counter is the question.
+    Shots,
 }
 
 /// The draws of one purpose under one seed at one counter.

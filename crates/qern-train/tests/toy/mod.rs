@@ -40,6 +40,12 @@ impl Toy {
         Self { dropout, ..self }
     }
 
+    /// What a token says is not a number: what comes after it has no finite loss.
+    pub fn poisoned(mut self, token: usize) -> Self {
+        self.embedding[token * DIM] = f32::NAN;
+        self
+    }
+
     /// Loss of the batch per sequence; adds to `gradients` where there are some.
     fn run(&self, batch: &TrainBatch, which: Which, mut gradients: Option<&mut Gradients>) -> Result<Losses> {
         assert!(!self.is_stale, "`values_changed` was not called");
