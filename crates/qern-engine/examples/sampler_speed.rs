@@ -48,7 +48,8 @@ fn time(name: &str, params: SamplingParams, logits: &[f32], tokens: &[TokenId]) 
     let mut scratch = SamplerScratch::default();
     let mut times: Vec<f64> = (0..201)
         .map(|step| {
-            let context = SamplerContext { tokens: &tokens[..1000 + step], num_prompt: 500, forbidden: &[], text: &NoText };
+            let context =
+                SamplerContext { tokens: &tokens[..1000 + step], num_prompt: 500, forbidden: &[], legal: None, text: &NoText };
             let start = Instant::now();
             sampler.sample(logits, context, &mut scratch).expect("the logits are finite");
             start.elapsed().as_secs_f64() * 1e6

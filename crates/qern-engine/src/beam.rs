@@ -1,6 +1,7 @@
 //! Beam search as transformers defines it (`BeamSearchScorer`): scores are sums of log-probabilities, complete answers compete by
 //! sum over length to a power. Beams share the pages of their common beginning. No pages are allocated here, no events sent.
 
+use crate::constraint::Matcher;
 use crate::group::{CommitContext, row_error};
 use crate::sampler::logprobs::log_sum_exp;
 use crate::sampler::row::{self, Candidate};
@@ -66,15 +67,15 @@ impl BeamSearch {
     ) -> Result<Option<FinishReason>, Error> {
         let num_generated = sequences[0].num_generated + 1;
         let forbidden = if num_generated <= request.raw().min_tokens { end_tokens } else { &[] };
-        let position = sequences[0].tokens.len();
-        let extensions = self.extensions(rows, vocab, request, end_tokens.len(), forbidden, position)?;
+        let extensions = self.extensions(rows, vocab, request, end_tokens.len(), forbidden, sequences)?;
         let (mut live, mut live_beams) = (Vec::new(), Vec::new());
         for (rank, extension) in extensions.into_iter().enumerate() {
             if live.len() == self.params.width {
                 break;
             }
+            let may_end = sequences[extension.beam].matcher.as_mut().is_none_or(Matcher::is_accepting);
             let parent = &sequences[extension.beam];
-            if end_tokens.binary_search(&extension.token).is_ok() {
+            if may_end && end_tokens.binary_search(&extension.token).is_ok() {
                 // A worse one would never have been a beam.
                 if rank < self.params.width {
                     self.complete(parent, extension, FinishReason::Stop, num_generated);
@@ -87,8 +88,16 @@ impl BeamSearch {
             let mut child = Sequence::new(0, &parent.tokens, parent.adapter, parent.sampler.clone(), text);
             child.num_prompt = parent.num_prompt;
             child.tokens.push(extension.token);
+            child.matcher = parent.matcher.clone();
+            if let Some(matcher) = &mut child.matcher {
+                matcher.commit(extension.token)?;
+            }
             if let Matched::Stop(stop) = matched {
                 self.add(answer(&child, beam, FinishReason::StopString(stop), num_generated, self.params.length_penalty));
+                continue;
+            }
+            if child.matcher.as_ref().is_some_and(Matcher::is_complete) {
+                self.add(answer(&child, beam, FinishReason::Stop, num_generated, self.params.length_penalty));
                 continue;
             }
             (child.num_generated, child.first_token, child.last_token) =
@@ -118,8 +127,9 @@ impl BeamSearch {
         request: &ValidRequest,
         num_end_tokens: usize,
         forbidden: &[TokenId],
-        position: usize,
+        sequences: &mut [Sequence],
     ) -> Result<Vec<Extension>, Error> {
+        let position = sequences[0].tokens.len();
         let count = self.params.width * (1 + num_end_tokens.max(1));
         let bias = &request.sampling().params().logit_bias;
         let biased = |id: TokenId| bias.get(&id).map_or(0.0, |&bias| if bias == -100.0 { f32::NEG_INFINITY } else { bias });
@@ -127,11 +137,15 @@ impl BeamSearch {
         for (beam, row) in rows.chunks(vocab).enumerate() {
             let log_sum_exp = log_sum_exp(row).map_err(|error| row_error(error, position))?;
             let mut row = row;
-            if !bias.is_empty() || !forbidden.is_empty() {
+            let legal = sequences[beam].matcher.as_mut().map(Matcher::mask).transpose()?;
+            if !bias.is_empty() || !forbidden.is_empty() || legal.is_some() {
                 adjusted.clear();
                 adjusted.extend_from_slice(row);
                 bias.keys().for_each(|&id| adjusted[id as usize] += biased(id));
                 forbidden.iter().for_each(|&id| adjusted[id as usize] = f32::NEG_INFINITY);
+                if let Some(legal) = legal {
+                    legal.apply(&mut adjusted);
+                }
                 row = &adjusted;
             }
             row::top_k(row, count, &mut best);

@@ -7,7 +7,10 @@
 //! ```
 
 mod cache;
+mod closing;
 mod compiler;
+mod confidence;
+mod csv;
 mod error;
 mod gbnf;
 mod grammar;
@@ -15,14 +18,20 @@ mod limits;
 mod mask;
 mod matcher;
 mod schema;
+mod values;
 mod vocabulary;
+mod xml;
 
-pub use compiler::{Compiled, ConstraintCompiler};
+pub use compiler::{Compiled, ConstraintCompiler, check};
+pub use confidence::{FieldConfidence, field_confidence};
+pub use csv::{CsvColumn, CsvSpec, Quoting};
 pub use error::{ConstraintError, Problem};
 pub use limits::ConstraintLimits;
 pub use mask::Mask;
 pub use matcher::Matcher;
+pub use values::ValueType;
 pub use vocabulary::Vocabulary;
+pub use xml::{Unbounded, XmlAttribute, XmlElement, XmlMax, XmlParticle, XmlSpec};
 
 use serde_json::Value;
 
@@ -41,6 +50,10 @@ pub enum Constraint {
     Lark(String),
     /// A grammar in llama.cpp's GBNF, whose rule `root` is the answer.
     Gbnf(String),
+    /// A table of comma-separated values.
+    Csv(CsvSpec),
+    /// An XML document.
+    Xml(XmlSpec),
 }
 
 /// How JSON is laid out. Whatever is fixed is appended without sampling, so the first two are faster.

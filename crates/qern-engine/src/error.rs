@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::constraint::ConstraintError;
 use crate::{AdapterId, TokenId};
 
 /// Anything that can go wrong between a request and its tokens.
@@ -57,6 +58,9 @@ pub enum Error {
         /// Position in the sequence of the token that was to be sampled.
         position: usize,
     },
+    /// The request's constraint cannot go on.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A hidden state that no embedding can be made of.
     #[error("the hidden state at position {position} is not finite; the weights or the computation are broken")]
     BadHidden {
@@ -101,6 +105,10 @@ impl Error {
 
     /// Whether the request was at fault (as opposed to the model or the engine).
     pub fn is_invalid_request(&self) -> bool {
-        matches!(self, Self::Invalid { .. } | Self::PromptTooLong { .. } | Self::UnknownAdapter(_) | Self::Adapter(_))
+        match self {
+            Self::Invalid { .. } | Self::PromptTooLong { .. } | Self::UnknownAdapter(_) | Self::Adapter(_) => true,
+            Self::Constraint(error) => error.is_invalid_request(),
+            _ => false,
+        }
     }
 }

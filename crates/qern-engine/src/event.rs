@@ -26,7 +26,7 @@ pub enum Event {
         /// One per prompt token but the first, which nothing predicts.
         logprobs: Vec<TokenLogprob>,
     },
-    /// A token was sampled. End-of-answer tokens are not reported unless `ignore_eos`.
+    /// A token was sampled, or the constraint left no other. End-of-answer tokens are not reported unless `ignore_eos`.
     Token {
         /// Which of the `n` answers.
         index: usize,
@@ -89,8 +89,10 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Those of them that the prefix cache had when the request left the queue: they were not computed again.
     pub cached_tokens: usize,
-    /// Tokens sampled, the one that ended the answer included.
+    /// Tokens of the answer, the one that ended it included.
     pub generated_tokens: usize,
+    /// Those of them that the constraint left no choice for, or that closed an unfinished structure: appended without sampling.
+    pub forced_tokens: usize,
     /// Seconds from leaving the queue to the first token.
     pub prefill_seconds: f64,
     /// Seconds from the first token to the last.
@@ -108,6 +110,8 @@ pub struct TokenLogprob {
     pub bytes: Vec<u8>,
     /// Natural logarithm of its probability.
     pub logprob: f32,
+    /// The same among the tokens that the constraint left: 0 where it left only this one. `None` without a constraint.
+    pub constrained: Option<f32>,
     /// The most probable tokens, best first; of equals the lower id first.
     pub top: Vec<TopLogprob>,
 }

@@ -8,13 +8,14 @@ use flume::Sender;
 
 use crate::answer_text::AnswerText;
 use crate::beam::BeamSearch;
+use crate::constraint::Matcher;
 use crate::embed::{EmbedRequest, Embedded, Part, Pooled, Pooling};
 use crate::engine::{Arrival, RequestId};
 use crate::gate::Place;
 use crate::model::LanguageModel;
 use crate::pages::{OutOfPages, PagePool};
 use crate::random::fresh_seed;
-use crate::sampler::logprobs::logprob;
+use crate::sampler::logprobs::{constrained_logprob, logprob};
 use crate::sampler::row::RowError;
 use crate::sequence::{self, Run, Sequence};
 use crate::stats::Counts;
@@ -27,6 +28,9 @@ use crate::{
 
 /// Rows of logits per step at most when a prompt is scored: a row is as wide as the vocabulary.
 const MAX_SCORED_ROWS: usize = 64;
+
+/// Tokens at most that close an unfinished structure.
+const MAX_CLOSING_TOKENS: usize = 2_000;
 
 /// Where a request's results go.
 enum Outlet {
@@ -97,7 +101,9 @@ impl Group {
         let num_sequences = if beam.is_some() { 1 } else { raw.n };
         let new_sequence = |index| {
             let sampler = Sampler::new(request.sampling().clone(), seed, index);
-            Sequence::new(index, request.prompt(), raw.adapter, sampler, AnswerText::new(raw))
+            let mut sequence = Sequence::new(index, request.prompt(), raw.adapter, sampler, AnswerText::new(raw));
+            sequence.matcher = raw.constraint.as_ref().map(|constraint| constraint.matcher());
+            sequence
         };
         let sequences: Vec<Sequence> = (0..num_sequences).map(new_sequence).collect();
         let mut end_tokens = raw.stop_token_ids.clone();
@@ -327,30 +333,90 @@ impl Group {
         let raw = self.request.raw();
         let sequence = &mut self.sequences[id];
         let forbidden = if sequence.num_generated < raw.min_tokens { self.end_tokens.as_slice() } else { &[] };
+        let may_end = sequence.matcher.as_mut().is_none_or(Matcher::is_accepting);
+        let legal = sequence.matcher.as_mut().map(Matcher::mask).transpose()?;
         let sampler_context =
-            SamplerContext { tokens: &sequence.tokens, num_prompt: sequence.num_prompt, forbidden, text: context.text };
+            SamplerContext { tokens: &sequence.tokens, num_prompt: sequence.num_prompt, forbidden, legal, text: context.text };
         let token = sequence.sampler.sample(row, sampler_context, context.scratch)?;
-        sequence.note_token();
-        self.counts.generated_tokens += 1;
-        if self.end_tokens.binary_search(&token).is_ok() {
+        // Where the constraint does not let the answer end, one of `stop_token_ids` is a token like any other.
+        if may_end && self.end_tokens.binary_search(&token).is_ok() {
+            sequence.note_token();
+            self.counts.generated_tokens += 1;
             self.finish(id, FinishReason::Stop, context.pool);
             return Ok(());
         }
         let position = sequence.tokens.len();
         let scored = raw.logprobs.map(|num_top| logprob(row, token, num_top, context.text)).transpose();
-        let logprob = scored.map_err(|error| row_error(error, position))?;
+        let mut logprob = scored.map_err(|error| row_error(error, position))?;
+        if let (Some(logprob), Some(legal)) = (&mut logprob, legal) {
+            logprob.constrained = Some(constrained_logprob(row, token, legal));
+        }
+        let mut reason = self.append(id, token, logprob, context)?;
+        if reason.is_none() {
+            reason = self.fast_forward(id, context)?;
+        }
+        if matches!(reason, Some(FinishReason::Length | FinishReason::Context)) && self.request.raw().finish_structure {
+            self.close_structure(id, context)?;
+        }
+        if let Some(reason) = reason {
+            self.finish(id, reason, context.pool);
+        }
+        Ok(())
+    }
+
+    /// Adds a token to an answer and tells. Returns why the answer is over, if it is.
+    fn append(
+        &mut self,
+        id: usize,
+        token: TokenId,
+        logprob: Option<TokenLogprob>,
+        context: &mut CommitContext<'_>,
+    ) -> Result<Option<FinishReason>, Error> {
+        let raw = self.request.raw();
+        let sequence = &mut self.sequences[id];
+        if let Some(matcher) = &mut sequence.matcher {
+            matcher.commit(token)?;
+        }
+        sequence.note_token();
+        self.counts.generated_tokens += 1;
         sequence.tokens.push(token);
         let (text, matched) = sequence.text.push(context.text, token);
         let reason = match matched {
             Matched::Stop(stop) => Some(FinishReason::StopString(stop)),
+            // Nothing but the end could follow, so it need not be sampled.
+            Matched::No if sequence.matcher.as_ref().is_some_and(Matcher::is_complete) => Some(FinishReason::Stop),
             Matched::No if raw.max_tokens == Some(sequence.num_generated) => Some(FinishReason::Length),
             Matched::No if sequence.tokens.len() >= context.max_positions => Some(FinishReason::Context),
             Matched::No => None,
         };
         let index = sequence.index;
         self.send(Event::Token { index, id: token, text, logprob });
-        if let Some(reason) = reason {
-            self.finish(id, reason, context.pool);
+        Ok(reason)
+    }
+
+    /// Appends what the constraint leaves no choice for; the next step computes it like a part of the prompt. Not where
+    /// log-probabilities are reported: they need the row of every token.
+    fn fast_forward(&mut self, id: usize, context: &mut CommitContext<'_>) -> Result<Option<FinishReason>, Error> {
+        if self.request.raw().logprobs.is_some() {
+            return Ok(None);
+        }
+        let forced = self.sequences[id].matcher.as_mut().map(Matcher::forced_tokens).unwrap_or_default();
+        for token in forced {
+            self.sequences[id].num_forced += 1;
+            let reason = self.append(id, token, None, context)?;
+            if reason.is_some() {
+                return Ok(reason);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings an answer that is cut off to a valid end. It needs no room for keys and values: nothing comes after it.
+    fn close_structure(&mut self, id: usize, context: &mut CommitContext<'_>) -> Result<(), Error> {
+        let tokens = self.sequences[id].matcher.as_ref().and_then(|matcher| matcher.closing_tokens(MAX_CLOSING_TOKENS));
+        for token in tokens.unwrap_or_default() {
+            self.sequences[id].num_forced += 1;
+            self.append(id, token, None, context)?;
         }
         Ok(())
     }

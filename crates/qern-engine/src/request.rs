@@ -1,9 +1,11 @@
 //! A request for text: the raw form that callers fill, and `ValidRequest`, the only form the engine takes. No scheduling.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::constraint::Compiled;
 use crate::{AdapterId, EmbedRequest, Error, PAGE_LEN, Sampling, SamplingParams, TokenId};
 
 /// What a running engine can take; `EngineHandle::limits` gives it.
@@ -81,6 +83,12 @@ pub struct GenerateRequest {
     /// Time from submission, queue included, after which answers end with what they have. In JSON a number of seconds.
     #[serde(deserialize_with = "seconds")]
     pub timeout: Option<Duration>,
+    /// What the answer must look like, compiled for this model. Not in JSON: `constraint::ConstraintCompiler` makes it.
+    #[serde(skip)]
+    pub constraint: Option<Arc<Compiled>>,
+    /// An answer that `max_tokens` or the context cuts within its structure is closed validly, without the model; it still ends for
+    /// that reason. Needs a `constraint`.
+    pub finish_structure: bool,
     /// The adapter to run with: one that this engine has loaded. Not in JSON, where adapters have names.
     #[serde(skip)]
     pub adapter: Option<AdapterId>,
@@ -158,6 +166,7 @@ impl GenerateRequest {
         }
         self.check_lengths(limits)?;
         self.check_stops(limits)?;
+        self.check_constraint(limits)?;
         for (field, value) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
             if let Some(top) = value.filter(|&top| top > 128) {
                 return Err(Error::invalid(field, "be at most 128", top));
@@ -176,6 +185,26 @@ impl GenerateRequest {
         }
         if let Some(max_tokens) = self.max_tokens.filter(|&max| self.min_tokens > max) {
             return Err(Error::invalid("min_tokens", format!("be at most `max_tokens` ({max_tokens})"), self.min_tokens));
+        }
+        Ok(())
+    }
+
+    fn check_constraint(&self, limits: &Limits) -> Result<(), Error> {
+        let Some(constraint) = &self.constraint else {
+            return match self.finish_structure {
+                true => Err(Error::invalid("finish_structure", "come with a constraint", true)),
+                false => Ok(()),
+            };
+        };
+        if constraint.num_tokens() != limits.vocab_size {
+            let rule = format!("be compiled for this model's {} tokens", limits.vocab_size);
+            return Err(Error::invalid("constraint", rule, format!("{} tokens", constraint.num_tokens())));
+        }
+        if self.ignore_eos {
+            return Err(Error::invalid("ignore_eos", "be false with a constraint, which says where an answer may end", true));
+        }
+        if self.finish_structure && self.beam.is_some() {
+            return Err(Error::invalid("finish_structure", "be false with beam search", true));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use mirostat::Mirostat;
 use penalties::Penalties;
 use row::{Candidate, RowError};
 
+use crate::constraint::Mask;
 use crate::random::{Draws, RandomStream};
 use crate::{Error, Sampling, SamplingParams, TokenId, TokenText};
 
@@ -37,6 +38,8 @@ pub struct SamplerContext<'a> {
     pub num_prompt: usize,
     /// Tokens that must not be sampled now (ends of the answer before `min_tokens`).
     pub forbidden: &'a [TokenId],
+    /// The tokens that a constraint leaves; all if `None`. The filters and the draw see only these.
+    pub legal: Option<&'a Mask>,
     /// The bytes of tokens, for DRY's sequence breakers.
     pub text: &'a dyn TokenText,
 }
@@ -98,7 +101,12 @@ impl Sampler {
     fn adjust<'a>(&mut self, logits: &'a [f32], context: SamplerContext<'_>, adjusted: &'a mut Vec<f32>) -> &'a [f32] {
         let params = self.sampling.params();
         let penalise = !Penalties::is_off(params);
-        if params.logit_bias.is_empty() && !penalise && params.dry_multiplier == 0.0 && context.forbidden.is_empty() {
+        if params.logit_bias.is_empty()
+            && !penalise
+            && params.dry_multiplier == 0.0
+            && context.forbidden.is_empty()
+            && context.legal.is_none()
+        {
             return logits;
         }
         adjusted.clear();
@@ -112,6 +120,9 @@ impl Sampler {
             if let Some(logit) = adjusted.get_mut(token as usize) {
                 *logit = f32::NEG_INFINITY;
             }
+        }
+        if let Some(legal) = context.legal {
+            legal.apply(adjusted);
         }
         adjusted
     }

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use crate::answer_text::AnswerText;
+use crate::constraint::Matcher;
 use crate::model::LanguageModel;
 use crate::pages::{OutOfPages, PagePool, PageTable, pages_for};
 use crate::{AdapterId, BatchSequence, LogitsFor, PAGE_LEN, Sampler, TokenId, Usage};
@@ -21,8 +22,12 @@ pub(crate) struct Sequence {
     pub(crate) adapter: Option<AdapterId>,
     pub(crate) sampler: Sampler,
     pub(crate) text: AnswerText,
-    /// Tokens sampled, the one that ended the answer included.
+    /// Of the request's constraint.
+    pub(crate) matcher: Option<Matcher>,
+    /// Tokens of the answer, the one that ended it included.
     pub(crate) num_generated: usize,
+    /// Those of them that were not sampled.
+    pub(crate) num_forced: usize,
     pub(crate) first_token: Option<Instant>,
     pub(crate) last_token: Option<Instant>,
     /// Its `Finished` event is sent and its pages are back; it only waits to be swept.
@@ -53,7 +58,9 @@ impl Sequence {
             table: PageTable::default(),
             sampler,
             text,
+            matcher: None,
             num_generated: 0,
+            num_forced: 0,
             first_token: None,
             last_token: None,
             is_finished: false,
@@ -98,7 +105,7 @@ impl Sequence {
         }
     }
 
-    /// Notes that a token was sampled now.
+    /// Notes that a token of the answer came now.
     pub(crate) fn note_token(&mut self) {
         let now = Instant::now();
         self.num_generated += 1;
@@ -115,6 +122,7 @@ impl Sequence {
             prompt_tokens: self.num_prompt,
             cached_tokens: 0,
             generated_tokens: self.num_generated,
+            forced_tokens: self.num_forced,
             prefill_seconds: between(started, self.first_token.or_else(|| Some(Instant::now()))),
             decode_seconds: between(self.first_token, self.last_token),
             time_to_first_token: self.first_token.map(|first| first.duration_since(submitted).as_secs_f64()),

@@ -3,6 +3,7 @@
 mod adapters;
 mod answers;
 mod beam;
+mod constrained;
 mod embeddings;
 mod independence;
 mod lifecycle;

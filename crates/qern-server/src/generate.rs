@@ -120,6 +120,8 @@ fn prepare(model: &Model, prompt: Vec<TokenId>, settings: Settings) -> Result<Va
         seed: settings.seed,
         priority: settings.priority,
         timeout: settings.timeout,
+        constraint: None,
+        finish_structure: false,
         adapter: settings.adapter,
     };
     Ok(request.validate(&model.engine.limits())?)

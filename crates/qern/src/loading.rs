@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qern_engine::{Engine, EngineConfig, EngineHandle, ModelText, PAGE_LEN, Runner};
+use qern_engine::{Engine, EngineConfig, EngineHandle, ModelText, PAGE_LEN, Runner, TokenId};
 use qern_kernels::isa::Isa;
 use qern_kernels::kv::{self, KvGeometry};
 use qern_kernels::memory_limits::available_memory;
@@ -35,6 +35,8 @@ pub struct LoadedModel {
     pub template_source: Option<String>,
     /// How its authors want it sampled.
     pub defaults: GenerationDefaults,
+    /// Tokens that end its answers.
+    pub eos: Vec<TokenId>,
     /// Its configuration.
     pub config: ModelConfig,
     /// Tokens that prompt and answer may have together.
@@ -77,14 +79,14 @@ pub fn load(name: &str, machine: &MachineArgs, context: &ContextArgs, log: &LogA
     if eos.is_empty() {
         eos.extend(tokenizer.eos_id());
     }
-    let text = Arc::new(ModelText::new(tokenizer.clone(), eos));
+    let text = Arc::new(ModelText::new(tokenizer.clone(), eos.clone()));
     let engine = Engine::start(runner, text, EngineConfig::default())?;
     let template = match ChatTemplate::of_model(template_source.as_deref(), &tokenizer) {
         Ok(template) => Some(template),
         Err(_) if template_source.is_none() => None,
         Err(error) => return Err(error).context("the model's chat template cannot be used; give one by --chat-template FILE"),
     };
-    Ok(LoadedModel { engine, tokenizer, template, template_source, defaults, config, context_len, summary })
+    Ok(LoadedModel { engine, tokenizer, template, template_source, defaults, eos, config, context_len, summary })
 }
 
 /// Finds the model called `name`, fetching it first if it is not here, and packs its weights.

@@ -131,6 +131,13 @@ fn parse(inner: &Inner, grammar: TopLevelGrammar) -> Result<TokenParser, String>
     parser.map_err(|error| format!("{error:#}"))
 }
 
+/// Whether a constraint can be kept, without a model: what it would be noted for, or why it is refused.
+pub fn check(constraint: &Constraint, limits: ConstraintLimits) -> Result<Vec<String>, ConstraintError> {
+    // Every byte by itself: whatever a grammar asks can be spelled.
+    let compiler = ConstraintCompiler::new(Vocabulary::of_bytes()?, limits);
+    Ok(compiler.compile(constraint, JsonLayout::Free)?.notes().to_vec())
+}
+
 /// The engine's own words, without its traces and its options.
 fn brief(reason: &str) -> String {
     let lines = || reason.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -150,6 +157,11 @@ impl Compiled {
     pub fn num_bytes(&self) -> usize {
         let tables = lock(&self.tables);
         self.source_bytes + table_bytes(&tables.pristine) + table_bytes(&tables.warm)
+    }
+
+    /// Tokens of the vocabulary that it is compiled for.
+    pub fn num_tokens(&self) -> usize {
+        self.vocabulary.len()
     }
 
     pub(super) fn vocabulary(&self) -> &Vocabulary {

@@ -22,6 +22,8 @@ impl Constraint {
             Self::Choice(_) => "choice",
             Self::Lark(_) => "Lark grammar",
             Self::Gbnf(_) => "GBNF grammar",
+            Self::Csv(_) => "CSV description",
+            Self::Xml(_) => "XML description",
         }
     }
 
@@ -37,6 +39,8 @@ impl Constraint {
             Self::JsonSchema(schema) => schema.to_string(),
             Self::Regex(text) | Self::Lark(text) | Self::Gbnf(text) => text.clone(),
             Self::Choice(choices) => format!("{choices:?}"),
+            Self::Csv(spec) => format!("{spec:?}"),
+            Self::Xml(spec) => format!("{spec:?}"),
         }
     }
 
@@ -45,7 +49,7 @@ impl Constraint {
         let kind = self.kind();
         // Depth first: writing a value out recurses.
         let depth = match self {
-            Self::JsonObject | Self::Choice(_) => 0,
+            Self::JsonObject | Self::Choice(_) | Self::Csv(_) | Self::Xml(_) => 0,
             Self::JsonSchema(schema) => depth_of(schema),
             Self::Regex(text) | Self::Lark(text) | Self::Gbnf(text) => nesting(text),
         };
@@ -77,9 +81,19 @@ impl Constraint {
                 Ok(plain(TopLevelGrammar::from_regex(&choices.join("|"))))
             }
             Self::Lark(grammar) => Ok(plain(TopLevelGrammar::from_lark(grammar.clone()))),
+            Self::Csv(spec) => spec.lark().map(from_lark).map_err(|reason| described(kind, reason)),
+            Self::Xml(spec) => spec.lark().map(from_lark).map_err(|reason| described(kind, reason)),
             Self::Gbnf(grammar) => gbnf::grammar(grammar).map(plain).map_err(|error| error.refuse(kind)),
         }
     }
+}
+
+fn from_lark(lark: String) -> Grammar {
+    plain(TopLevelGrammar::from_lark(lark))
+}
+
+fn described(kind: &'static str, reason: String) -> ConstraintError {
+    ConstraintError::Refused { kind, reason, fix: "correct the description".into() }
 }
 
 fn plain(grammar: TopLevelGrammar) -> Grammar {

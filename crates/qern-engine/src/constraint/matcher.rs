@@ -93,6 +93,10 @@ impl Matcher {
         &self.tokens
     }
 
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
     /// How many of the forced tokens a tokenizer would also make of the text so far with them. `llguidance` looks one token back;
     /// a merge can reach further.
     fn num_canonical(&self, forced: &[TokenId]) -> usize {

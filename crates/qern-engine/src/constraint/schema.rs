@@ -11,7 +11,7 @@ mod branches;
 mod clauses;
 mod document;
 mod ecma;
-mod language;
+pub(super) mod language;
 mod locate;
 mod objects;
 mod rewrite;

@@ -4,6 +4,7 @@ mod grammars;
 mod hostile;
 mod matching;
 mod schemas;
+mod tables;
 
 use std::sync::Arc;
 

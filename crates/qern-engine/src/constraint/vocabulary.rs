@@ -71,6 +71,27 @@ impl Vocabulary {
         Self::from_parts(Parts { words, eos: vec![eos], encode })
     }
 
+    /// A token for every byte, and one that ends an answer: spells everything, for checks without a model.
+    pub fn of_bytes() -> Result<Self, ConstraintError> {
+        let mut words: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
+        words.push(b"\xff<end>".to_vec());
+        Self::from_parts(Parts {
+            words,
+            eos: vec![256],
+            encode: Box::new(|text| Some(text.bytes().map(TokenId::from).collect())),
+        })
+    }
+
+    /// A vocabulary of these bytes by token, and its tokenizer. For tests of the engine.
+    #[cfg(test)]
+    pub(crate) fn with_encoder(
+        words: Vec<Vec<u8>>,
+        eos: &[TokenId],
+        encode: impl Fn(&str) -> Option<Vec<TokenId>> + Send + Sync + 'static,
+    ) -> Result<Self, ConstraintError> {
+        Self::from_parts(Parts { words, eos: eos.to_vec(), encode: Box::new(encode) })
+    }
+
     fn from_parts(Parts { words, eos, encode }: Parts) -> Result<Self, ConstraintError> {
         let refuse = |reason: String| ConstraintError::Refused {
             kind: "vocabulary",
@@ -115,6 +136,11 @@ impl Vocabulary {
     /// The bytes of tokens. Control tokens have none.
     pub fn decode(&self, tokens: &[TokenId]) -> Vec<u8> {
         self.0.env.trie.decode_ext(tokens, false)
+    }
+
+    /// The token for just these bytes.
+    pub(super) fn token_of(&self, bytes: &[u8]) -> Option<TokenId> {
+        self.0.env.trie.token_id_at_bytes(bytes)
     }
 
     pub(super) fn factory(&self) -> &ParserFactory {

@@ -1,6 +1,7 @@
 //! Log-probabilities: log-softmax of the model's own logits, before bias, penalties and temperature. Reports; chooses nothing.
 
 use super::row::{self, Candidate, RowError};
+use crate::constraint::Mask;
 use crate::{TokenId, TokenLogprob, TokenText, TopLogprob};
 
 /// The log-probability of `chosen`, and the `num_top` most probable tokens (of equals the lower id first).
@@ -13,7 +14,15 @@ pub(crate) fn logprob(row: &[f32], chosen: TokenId, num_top: usize, text: &dyn T
         row::top_k(row, num_top, &mut top);
     }
     let top = top.into_iter().map(|Candidate { id, logit }| TopLogprob { id, bytes: bytes(id), logprob: of(logit) }).collect();
-    Ok(TokenLogprob { id: chosen, bytes: bytes(chosen), logprob: of(row[chosen as usize]), top })
+    Ok(TokenLogprob { id: chosen, bytes: bytes(chosen), logprob: of(row[chosen as usize]), constrained: None, top })
+}
+
+/// The log-probability of `chosen` among the legal tokens: log-softmax of the model's own logits over these alone.
+pub(crate) fn constrained_logprob(row: &[f32], chosen: TokenId, legal: &Mask) -> f32 {
+    let logits = || legal.tokens().filter_map(|token| row.get(token as usize)).map(|&logit| f64::from(logit));
+    let max = logits().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = logits().map(|logit| (logit - max).exp()).sum();
+    (f64::from(row[chosen as usize]) - max - total.ln()) as f32
 }
 
 /// Logarithm of the sum of the exponentials.

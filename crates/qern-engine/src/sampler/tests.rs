@@ -21,7 +21,7 @@ impl TokenText for NoText {
 }
 
 fn context(tokens: &[TokenId]) -> SamplerContext<'_> {
-    SamplerContext { tokens, num_prompt: 0, forbidden: &[], text: &NoText }
+    SamplerContext { tokens, num_prompt: 0, forbidden: &[], legal: None, text: &NoText }
 }
 
 fn sample_at(params: SamplingParams, logits: &[f32], seed: u64) -> TokenId {

@@ -73,7 +73,7 @@ fn answers_equal_sampling_by_hand() {
         let mut sampler = Sampler::new(request.sampling.clone().validate(VOCAB).unwrap(), 3, index);
         let num_prompt = tokens.len();
         for _ in 0..90 {
-            let context = SamplerContext { tokens: &tokens, num_prompt, forbidden: &[], text: &ToyText };
+            let context = SamplerContext { tokens: &tokens, num_prompt, forbidden: &[], legal: None, text: &ToyText };
             let token = sampler.sample(&logits_after(&tokens), context, &mut SamplerScratch::default()).unwrap();
             tokens.push(token);
         }

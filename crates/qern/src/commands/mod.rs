@@ -11,6 +11,7 @@ pub mod man;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod schema;
 pub mod serve;
 pub mod show;
 
@@ -29,6 +30,7 @@ pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Eval(command) => eval::run(command),
+        Command::Schema(command) => schema::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

@@ -20,6 +20,7 @@ use crate::exit::{INTERRUPTED, UsageError};
 use crate::interrupt;
 use crate::loading::{self, LoadedModel};
 use crate::output;
+use crate::session::constraint;
 use crate::session::generate::{Failure, Outcome, generate};
 use crate::session::prompt::{check_template, dropped_note, template_for};
 use crate::session::report::answer_note;
@@ -33,6 +34,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let fix = "give one, as in `qern run \"Why is the sky blue?\"`, or pipe text into `qern run -`";
         return Err(UsageError(format!("the prompt must not be empty; {fix}")).into());
     }
+    // Before the model is loaded: a wrong file is found at once.
+    let constraint = constraint::constraint(&args.form)?;
     let begun = Instant::now();
     let mut model = loading::load(args.model.name(), &args.machine, &args.context, &args.log)?;
     let load_seconds = begun.elapsed().as_secs_f64();
@@ -45,7 +48,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         note_unless_quiet(args, &format!("note: {note}"));
     }
 
-    let request = request::request(prepared.tokens, &args.sampling, &model.defaults).validate(&model.engine.limits())?;
+    let mut request = request::request(prepared.tokens, &args.sampling, &model.defaults);
+    if let Some(constraint) = &constraint {
+        let compiled = constraint::compile(&model, constraint, args.form_options.json_layout)?;
+        compiled.notes().iter().for_each(|note| note_unless_quiet(args, &format!("note: {note}")));
+        request.constraint = Some(compiled);
+        request.finish_structure = args.form_options.finish_structure;
+        if args.form_options.confidence {
+            request.logprobs.get_or_insert(0);
+        }
+    }
+    let request = request.validate(&model.engine.limits())?;
     let listener = interrupt::listen();
     let outcome = if args.json {
         let mut silent = text::Silent::new(&listener, !args.log.quiet);
@@ -59,7 +72,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     drop(listener);
 
     if args.json {
-        let run = json::Run { model: args.model.name(), load_seconds, report: prepared.report, context_len: model.context_len };
+        let run = json::Run {
+            model: args.model.name(),
+            load_seconds,
+            report: prepared.report,
+            context_len: model.context_len,
+            confidence: args.form_options.confidence,
+        };
         writeln!(io::stdout(), "{}", run.object(&outcome))?;
     } else {
         tell_about(args, &model, &outcome)?;
@@ -101,6 +120,11 @@ fn chat(args: &RunArgs, model: &mut LoadedModel, text: String) -> anyhow::Result
 
 /// What else there is to say about the answers, on stderr.
 fn tell_about(args: &RunArgs, model: &LoadedModel, outcome: &Outcome) -> anyhow::Result<()> {
+    if args.form_options.confidence {
+        for answer in &outcome.answers {
+            write!(io::stderr(), "{}", text::confidence_table(&answer.confidence()))?;
+        }
+    }
     if args.sampling.logprobs.is_some() {
         for answer in &outcome.answers {
             write!(io::stderr(), "{}", text::logprobs_table(&answer.logprobs))?;

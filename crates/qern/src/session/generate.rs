@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use qern_engine::constraint::{FieldConfidence, field_confidence};
 use qern_engine::{EngineHandle, Error, Event, FinishReason, RequestStream, TokenId, TokenLogprob, Usage, ValidRequest};
 
 /// How often a wish to stop is looked for while the engine is silent.
@@ -57,6 +58,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// How probable each value of a JSON answer was; needs log-probabilities under a constraint.
+    pub fn confidence(&self) -> Vec<FieldConfidence> {
+        field_confidence(self.logprobs.iter().map(|token| (token.bytes.as_slice(), token.constrained.unwrap_or(token.logprob))))
+    }
+
     /// The user stopped it before its end.
     pub fn was_stopped(&self) -> bool {
         matches!(self.reason, None | Some(FinishReason::Cancelled))

@@ -7,6 +7,7 @@
 
 pub mod chat;
 pub mod command;
+pub mod constraint;
 pub mod conversation;
 pub mod file;
 pub mod generate;

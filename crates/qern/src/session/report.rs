@@ -141,6 +141,7 @@ mod tests {
             prompt_tokens: 100,
             cached_tokens: 0,
             generated_tokens: 21,
+            forced_tokens: 0,
             prefill_seconds: 0.5,
             decode_seconds: 2.0,
             time_to_first_token: Some(0.51),

@@ -23,6 +23,7 @@ pub fn load(context_len: usize, step: Duration) -> LoadedModel {
         template: Some(template),
         template_source: None,
         defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
+        eos: vec![IM_END],
         config: config(context_len),
         context_len,
         summary: "a parrot".into(),

@@ -15,7 +15,7 @@ const MAX_PATTERN: usize = 30_000;
 
 /// A regular set of strings.
 #[derive(Clone)]
-pub(super) struct Language {
+pub(in crate::constraint) struct Language {
     ast: RegexAst,
     /// First characters of intervals within which all characters are alike. Sorted.
     starts: Vec<char>,
@@ -23,7 +23,7 @@ pub(super) struct Language {
 
 impl Language {
     /// Strings in which the pattern is found, as JSON Schema has it.
-    pub(super) fn pattern(pattern: &str) -> Result<Self, String> {
+    pub(in crate::constraint) fn pattern(pattern: &str) -> Result<Self, String> {
         let lark = regex_to_lark(pattern, "dw");
         let hir = regex_syntax::parse(&lark).map_err(|error| first_line(&error.to_string()))?;
         let mut starts = vec!['\0'];
@@ -34,7 +34,7 @@ impl Language {
     }
 
     /// Just these strings.
-    pub(super) fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(in crate::constraint) fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         let words: Vec<&str> = words.into_iter().collect();
         let mut starts = vec!['\0'];
         words.iter().flat_map(|word| word.chars()).for_each(|c| single(c, &mut starts));
@@ -42,20 +42,20 @@ impl Language {
     }
 
     /// Strings of so many characters.
-    pub(super) fn length(min: usize, max: Option<usize>) -> Self {
+    pub(in crate::constraint) fn length(min: usize, max: Option<usize>) -> Self {
         let max = max.map_or(String::new(), |max| max.to_string());
         Self::new(RegexAst::Regex(format!("(?s:.{{{min},{max}}})")), vec!['\0'])
     }
 
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(in crate::constraint) fn and(self, other: Self) -> Self {
         Self::new(RegexAst::And(vec![self.ast, other.ast]), [self.starts, other.starts].concat())
     }
 
-    pub(super) fn or(self, other: Self) -> Self {
+    pub(in crate::constraint) fn or(self, other: Self) -> Self {
         Self::new(RegexAst::Or(vec![self.ast, other.ast]), [self.starts, other.starts].concat())
     }
 
-    pub(super) fn not(self) -> Self {
+    pub(in crate::constraint) fn not(self) -> Self {
         let any = RegexAst::Regex("(?s:.*)".into());
         Self::new(RegexAst::And(vec![any, RegexAst::Not(Box::new(self.ast))]), self.starts)
     }
@@ -67,7 +67,7 @@ impl Language {
     }
 
     /// `None` if that takes too long to say.
-    pub(super) fn contains(&self, text: &str) -> Option<bool> {
+    pub(in crate::constraint) fn contains(&self, text: &str) -> Option<bool> {
         let mut builder = RegexBuilder::new();
         let expr = builder.mk(&self.ast).ok()?;
         let mut regex = builder.into_regex_limited(expr, FUEL).ok()?;
@@ -75,7 +75,7 @@ impl Language {
     }
 
     /// `None` if that takes too long to say.
-    pub(super) fn is_empty(&self) -> Option<bool> {
+    pub(in crate::constraint) fn is_empty(&self) -> Option<bool> {
         let mut builder = RegexBuilder::new();
         let expr = builder.mk(&self.ast).ok()?;
         let mut regex = builder.into_regex_limited(expr, FUEL).ok()?;
@@ -83,12 +83,12 @@ impl Language {
     }
 
     /// Whether the two have no string in common, for sure.
-    pub(super) fn is_disjoint(&self, other: &Self) -> bool {
+    pub(in crate::constraint) fn is_disjoint(&self, other: &Self) -> bool {
         self.clone().and(other.clone()).is_empty() == Some(true)
     }
 
     /// A pattern (anchored) for exactly these strings; `None` if it would be too large.
-    pub(super) fn to_pattern(&self) -> Option<String> {
+    pub(in crate::constraint) fn to_pattern(&self) -> Option<String> {
         let automaton = self.automaton()?;
         let body = automaton.minimized().eliminate(&self.starts)?;
         Some(format!("^(?:{body})$"))

@@ -98,7 +98,7 @@ impl<'a> Rewriter<'a> {
     fn rewrite_map(&mut self, map: &Map<String, Value>, path: &str) -> Value {
         if map.contains_key("$ref") && self.document.references_stand_alone() {
             if map.keys().any(|keyword| is_assertion(keyword)) {
-                self.notes.insert(format!("{path}: what stands beside `$ref` counts for nothing before draft 2019-09"));
+                self.note(path, "what stands beside `$ref` counts for nothing before draft 2019-09");
             }
             let reference = self.reference(&map["$ref"], path);
             return self.keep(reference);
@@ -117,7 +117,7 @@ impl<'a> Rewriter<'a> {
                 self.arrays(map, types, path, &mut out, &mut also);
             }
             if !self.document.knows(keyword) {
-                self.notes.insert(format!("{path}: `{keyword}` is not a keyword of this draft and says nothing"));
+                self.note(path, &format!("`{keyword}` is not a keyword of this draft and says nothing"));
                 continue;
             }
             if let Err(problem) = self.keyword(keyword, value, map, path, &mut out, &mut also) {
@@ -164,7 +164,7 @@ impl<'a> Rewriter<'a> {
                 }
                 if kept.is_empty() {
                     // Where the value is optional, the answer can do without.
-                    self.notes.insert(format!("{path}: `enum` lists no value of the type beside it, so nothing is valid there"));
+                    self.note(path, "`enum` lists no value of the type beside it, so nothing is valid there");
                     also.push(Value::Bool(false));
                 } else if kept.iter().any(|value| has_whole_float(value)) {
                     also.push(json!({ "anyOf": kept.into_iter().map(spelled_out).collect::<Vec<_>>() }));
@@ -230,6 +230,10 @@ impl<'a> Rewriter<'a> {
         let mut beside = map.clone();
         beside.remove(keyword);
         self.document.types_of(&Value::Object(beside))
+    }
+
+    fn note(&mut self, path: &str, text: &str) {
+        self.notes.insert(if path.is_empty() { format!("at the root: {text}") } else { format!("at {path}: {text}") });
     }
 
     fn type_keyword(&mut self, value: &Value, path: &str) -> Result<Value, Problem> {
@@ -324,7 +328,7 @@ impl<'a> Rewriter<'a> {
                 also.push(json!({ "pattern": pattern }));
             }
         } else {
-            self.notes.insert(format!("{path}: the format `{format}` is taken as a description, not checked"));
+            self.note(path, &format!("the format `{format}` is taken as a description, not checked"));
         }
         Ok(())
     }

@@ -209,7 +209,7 @@ fn references_are_followed_in_all_their_forms() {
 #[test]
 fn formats_that_cannot_be_checked_are_reported() {
     let compiled = compile(&Constraint::JsonSchema(json!({ "type": "string", "format": "color" }))).unwrap();
-    assert_eq!(compiled.notes(), [": the format `color` is taken as a description, not checked"]);
+    assert_eq!(compiled.notes(), ["at the root: the format `color` is taken as a description, not checked"]);
     schema(json!({ "type": "string", "format": "date" }), &[json!("2024-02-29")], &[json!("2024-02-30"), json!("x")]);
 }
 

@@ -300,8 +300,9 @@ mod tests {
         let top = |id, logprob| TopLogprob { id, bytes: vec![b'a' + id as u8], logprob };
         let mut logprobs = Logprobs::new(false);
         let prompt = Prompt { text: "é".into(), tokens: vec![9], bytes: vec!["é".into()] };
-        let greedy = TokenLogprob { id: 1, bytes: b"b".to_vec(), logprob: -0.1, top: vec![top(1, -0.1)] };
-        let other = TokenLogprob { id: 2, bytes: b"c".to_vec(), logprob: f32::NEG_INFINITY, top: vec![top(1, -0.1)] };
+        let greedy = TokenLogprob { id: 1, bytes: b"b".to_vec(), logprob: -0.1, constrained: None, top: vec![top(1, -0.1)] };
+        let other =
+            TokenLogprob { id: 2, bytes: b"c".to_vec(), logprob: f32::NEG_INFINITY, constrained: None, top: vec![top(1, -0.1)] };
         logprobs.push_prompt(&prompt, &[greedy]);
         logprobs.push(&other);
         let object = logprobs.object();

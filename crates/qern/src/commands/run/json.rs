@@ -3,6 +3,7 @@
 //! `text` and `finish_reason` are those of the first answer; `answers` has all of them. `finish_reason` is one of `stop`,
 //! `stop_string`, `length`, `context`, `cancelled`. Seconds and natural logarithms throughout.
 
+use qern_engine::constraint::FieldConfidence;
 use qern_engine::{FinishReason, TokenLogprob};
 use qern_model::context_window::ContextReport;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,8 @@ pub struct Run<'a> {
     pub load_seconds: f64,
     pub report: Option<ContextReport>,
     pub context_len: usize,
+    /// Whether to say how probable each value was.
+    pub confidence: bool,
 }
 
 impl Run<'_> {
@@ -30,7 +33,7 @@ impl Run<'_> {
             "model": self.model,
             "text": first.text,
             "finish_reason": reason_name(first.reason.as_ref()),
-            "answers": outcome.answers.iter().map(answer).collect::<Vec<_>>(),
+            "answers": outcome.answers.iter().map(|one| answer(one, self.confidence)).collect::<Vec<_>>(),
             "seed": outcome.seed,
             "usage": {
                 "prompt_tokens": prompt_tokens,
@@ -57,7 +60,7 @@ impl Run<'_> {
     }
 }
 
-fn answer(answer: &Answer) -> Value {
+fn answer(answer: &Answer, confidence: bool) -> Value {
     let mut object = Map::new();
     object.insert("text".into(), answer.text.as_str().into());
     object.insert("finish_reason".into(), reason_name(answer.reason.as_ref()).into());
@@ -69,6 +72,13 @@ fn answer(answer: &Answer) -> Value {
     if let Some(score) = answer.score {
         object.insert("score".into(), score.into());
     }
+    if confidence {
+        let field = |field: FieldConfidence| json!({ "path": field.path, "value": field.text, "probability": field.probability });
+        object.insert("confidence".into(), answer.confidence().into_iter().map(field).collect());
+    }
+    if answer.usage.forced_tokens > 0 {
+        object.insert("forced_tokens".into(), answer.usage.forced_tokens.into());
+    }
     if !answer.logprobs.is_empty() {
         object.insert("logprobs".into(), answer.logprobs.iter().map(logprob).collect());
     }
@@ -78,6 +88,9 @@ fn answer(answer: &Answer) -> Value {
 fn logprob(token: &TokenLogprob) -> Value {
     let one = |id: u32, bytes: &[u8], logprob: f32| json!({ "id": id, "token": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob });
     let mut object = one(token.id, &token.bytes, token.logprob);
+    if let Some(constrained) = token.constrained {
+        object["constrained"] = constrained.into();
+    }
     object["top"] = token.top.iter().map(|top| one(top.id, &top.bytes, top.logprob)).collect();
     object
 }
@@ -92,7 +105,7 @@ mod tests {
         let usage =
             Usage { prompt_tokens: 10, generated_tokens: 3, prefill_seconds: 0.5, decode_seconds: 1.0, ..Usage::default() };
         let top = TopLogprob { id: 7, bytes: vec![0xc3], logprob: -0.25 };
-        let token = TokenLogprob { id: 7, bytes: vec![0xc3], logprob: -0.25, top: vec![top] };
+        let token = TokenLogprob { id: 7, bytes: vec![0xc3], logprob: -0.25, constrained: None, top: vec![top] };
         let first = Answer {
             text: "Hi".into(),
             tokens: vec![7, 8],
@@ -104,7 +117,8 @@ mod tests {
         let second = Answer { score: Some(-1.5), usage, ..Answer::default() };
         let outcome = Outcome { answers: vec![first, second], seed: 42, ..Outcome::default() };
         let report = ContextReport { total_turns: 1, limit: 100, ..ContextReport::default() };
-        let object = Run { model: "m", load_seconds: 0.1, report: Some(report), context_len: 128 }.object(&outcome);
+        let object =
+            Run { model: "m", load_seconds: 0.1, report: Some(report), context_len: 128, confidence: false }.object(&outcome);
         assert_eq!(object["text"], "Hi");
         assert_eq!(object["finish_reason"], "stop_string");
         assert_eq!(object["answers"][0]["stop_string"], "###");
@@ -119,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_run_that_was_stopped_before_its_first_token_has_the_same_keys() {
-        let object = Run { model: "m", load_seconds: 0.0, report: None, context_len: 1 }.object(&Outcome::default());
+        let object =
+            Run { model: "m", load_seconds: 0.0, report: None, context_len: 1, confidence: false }.object(&Outcome::default());
         assert_eq!(object["text"], "");
         assert_eq!(object["finish_reason"], "cancelled");
         assert_eq!(object["answers"], json!([]));

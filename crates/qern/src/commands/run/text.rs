@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Stdout, Write};
 
 use qern_engine::TokenLogprob;
+use qern_engine::constraint::FieldConfidence;
 
 use crate::cli::RunArgs;
 use crate::interrupt::Listener;
@@ -119,6 +120,12 @@ impl Follower for Silent<'_> {
     }
 }
 
+/// The probability of each value of a JSON answer.
+pub fn confidence_table(fields: &[FieldConfidence]) -> String {
+    let width = fields.iter().map(|field| field.path.chars().count()).max().unwrap_or(0);
+    fields.iter().map(|field| format!("{:>6.1}%  {:width$}  {}\n", field.probability * 100.0, field.path, field.text)).collect()
+}
+
 /// One line per token: its probability in percent, its text, the likeliest at its place.
 pub fn logprobs_table(tokens: &[TokenLogprob]) -> String {
     let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes).chars().map(visible).collect::<String>());
@@ -158,7 +165,7 @@ mod tests {
     #[test]
     fn tokens_are_listed_with_their_probability() {
         let top = TopLogprob { id: 1, bytes: b" no".to_vec(), logprob: 0.25_f32.ln() };
-        let token = TokenLogprob { id: 0, bytes: b"yes\n".to_vec(), logprob: 0.5_f32.ln(), top: vec![top] };
+        let token = TokenLogprob { id: 0, bytes: b"yes\n".to_vec(), logprob: 0.5_f32.ln(), constrained: None, top: vec![top] };
         assert_eq!(logprobs_table(&[token]), " 50.00% \"yes\\n\"           25.00% \" no\"\n");
     }
 }
