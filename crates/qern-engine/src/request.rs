@@ -86,8 +86,8 @@ pub struct GenerateRequest {
     /// What the answer must look like, compiled for this model. Not in JSON: `constraint::ConstraintCompiler` makes it.
     #[serde(skip)]
     pub constraint: Option<Arc<Compiled>>,
-    /// An answer that `max_tokens` or the context cuts within its structure is closed validly, without the model; it still ends for
-    /// that reason. Needs a `constraint`.
+    /// An answer that `max_tokens` or the context cuts within its structure is closed validly, without the model, where a way is
+    /// found (a pattern that wants a certain word amid anything may leave none); it still ends for that reason. Needs a `constraint`.
     pub finish_structure: bool,
     /// The adapter to run with: one that this engine has loaded. Not in JSON, where adapters have names.
     #[serde(skip)]

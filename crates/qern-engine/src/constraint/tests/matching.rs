@@ -93,3 +93,28 @@ fn a_constraint_is_compiled_once_and_answers_share_it() {
     assert_eq!(compiler.cached().0, 1);
     assert_eq!(one, two);
 }
+
+#[test]
+fn what_was_cut_is_closed() {
+    let schema = json!({
+        "type": "object", "required": ["id", "box", "list"], "additionalProperties": false,
+        "properties": {
+            "id": { "type": "string", "pattern": "^pbj:([a-z0-9-]+):([0-9]+-[0-9]+)$" },
+            "box": { "type": "string", "pattern": "^\\(.*,.*,.*\\)$" },
+            "list": { "type": "array", "items": { "type": "string", "minLength": 3 }, "minItems": 2 }
+        }
+    });
+    let compiled = compile(&Constraint::JsonSchema(schema)).unwrap();
+    let whole = "{\"id\":\"pbj:a-b:12-3\",\"box\":\"(1,2,3)\",\"list\":[\"abc\",\"defg\"]}";
+    for end in 0..whole.len() {
+        let mut matcher = compiled.matcher();
+        let begun = compiled.vocabulary().encode(&whole[..end]).unwrap();
+        // A prefix may be spelled in other tokens than the masks prefer; it is legal all the same.
+        begun.iter().for_each(|&token| matcher.commit(token).unwrap());
+        let closing = matcher.closing_tokens(2000).unwrap_or_else(|| panic!("{} is not closed", &whole[..end]));
+        closing.iter().for_each(|&token| matcher.commit(token).unwrap());
+        assert!(matcher.is_accepting());
+        let text = text(&matcher, &compiled);
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+    }
+}
