@@ -2,6 +2,7 @@
 //! be printed. Where the values come from (file, environment, flags) is the program's business.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,11 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Origins of web pages that may use this server, such as `https://chat.example.org`; `*` for all. Default none.
     pub cors_origins: Vec<String>,
+    /// The folder that requests may load adapters from; without it they may not load any.
+    pub adapter_dir: Option<PathBuf>,
+    /// The folder where the server keeps what must outlive it: the list of adapters that requests loaded. Without it nothing is
+    /// kept.
+    pub state_dir: Option<PathBuf>,
     /// How long running requests may go on after the wish to stop. Default 30.
     #[serde(with = "seconds")]
     pub drain_timeout: Duration,
@@ -56,6 +62,8 @@ impl Default for Config {
             port: 8420,
             allowed_hosts: Vec::new(),
             cors_origins: Vec::new(),
+            adapter_dir: None,
+            state_dir: None,
             drain_timeout: Duration::from_secs(30),
             max_body_bytes: 8 << 20,
             max_header_bytes: 32 << 10,

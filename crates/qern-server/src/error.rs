@@ -109,6 +109,12 @@ impl From<qern_engine::Error> for ApiError {
         match error {
             Error::Invalid { field, .. } => Self::invalid(message).of_param(public_name(field)),
             Error::PromptTooLong { .. } => Self::invalid(message).coded("context_length_exceeded"),
+            // It was unloaded after the request had found it.
+            Error::UnknownAdapter(_) => {
+                let message = "the adapter was unloaded just now; /v1/models lists those that are there";
+                Self::new(StatusCode::NOT_FOUND, message).of_param("model").coded("model_not_found")
+            }
+            Error::Adapter(_) => Self::invalid(message).of_param("lora_path").coded("adapter_refused"),
             Error::NothingToSample { .. } => Self::invalid(message).of_param("logit_bias"),
             Error::QueueFull { retry_after, .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, message).coded("queue_full").retry_in(retry_after)

@@ -6,6 +6,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod auth;
 mod config;
 mod dialects;
@@ -14,6 +15,7 @@ mod generate;
 mod health;
 mod limits;
 mod listen;
+mod lora_api;
 mod metrics;
 mod observe;
 mod openapi;
@@ -33,11 +35,13 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+pub use adapters::{ListError, OpenAdapter, Opened, Wanted};
 pub use auth::{KeyError, Keys};
 pub use config::{Config, ConfigError};
 pub use listen::ListenError;
 pub use state::Model;
 
+use adapters::Adapters;
 use dialects::openai;
 use error::ApiError;
 use state::{AppState, Shared};
@@ -57,6 +61,17 @@ pub enum StartError {
     /// The address.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The list of adapters.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// An adapter that was given.
+    #[error("cannot load the adapter `{name}`: {reason}")]
+    Adapter {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Two models of one name, or none at all.
     #[error("{0}")]
     Models(String),
@@ -90,7 +105,25 @@ impl Server {
     pub fn new(listener: TcpListener, config: Config, keys: Keys, models: Vec<Model>) -> Result<Self, StartError> {
         config.check()?;
         check_names(models.iter().map(|model| model.name.as_str()))?;
-        Ok(Self { listener, state: Arc::new(Shared::new(config, keys, models)) })
+        let adapters = Adapters::new(config.adapter_dir.clone(), config.state_dir.as_deref())?;
+        Ok(Self { listener, state: Arc::new(Shared::new(config, keys, models, adapters)) })
+    }
+
+    /// Loads the adapters that are given, and those that requests had loaded before the server last ended. One of the latter
+    /// that cannot be loaded is left out, and said to be: it may have been removed since.
+    pub async fn load_adapters(&self, given: Vec<Wanted>) -> Result<(), StartError> {
+        for wanted in given {
+            let name = wanted.name.clone();
+            let loaded = adapters::load(&self.state, wanted, true).await;
+            loaded.map_err(|error| StartError::Adapter { name, reason: error.message })?;
+        }
+        for wanted in self.state.adapters.saved().await {
+            let name = wanted.name.clone();
+            if let Err(error) = adapters::load(&self.state, wanted, false).await {
+                tracing::warn!("the adapter `{}` was loaded before and is left out now: {}", params::short(&name), error.message);
+            }
+        }
+        Ok(())
     }
 
     /// Where it listens.
@@ -124,6 +157,8 @@ fn router(state: &AppState) -> Router {
     let with_key = Router::new()
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*name}", get(openai::models::one))
+        .route("/v1/load_lora_adapter", post(lora_api::load))
+        .route("/v1/unload_lora_adapter", post(lora_api::unload))
         .route("/tokenizer_info", get(tokenize::info))
         .route("/metrics", get(metrics::metrics))
         .merge(generating)

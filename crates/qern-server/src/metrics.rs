@@ -196,6 +196,10 @@ fn render(state: &AppState) -> String {
     let refused = |m: &ModelMetrics, _: &qern_engine::Stats| m.refused.load(Ordering::Relaxed) as f64;
     number(&["qern_requests_refused_total"], "counter", "Requests refused because too many wait", &refused);
 
+    head(&mut out, "qern_adapters_loaded", "gauge", "Adapters that requests may name");
+    for model in &state.models {
+        let _ = writeln!(out, "qern_adapters_loaded{{{}}} {}", label(&model.name), model.engine.adapters().len());
+    }
     for name in ["qern_answers_total", "vllm:request_success_total"] {
         head(&mut out, name, "counter", "Answers by why they ended");
         for (labels, metrics, _) in &stats {

@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use crate::dialects::openai::{chat::CHAT, completions::COMPLETIONS, embeddings::EMBEDDINGS, settings::SETTINGS};
+use crate::lora_api::{LOAD, UNLOAD};
 use crate::params::schema;
 use crate::tokenize::{DETOKENIZE, TOKENIZE};
 
@@ -27,6 +28,8 @@ fn openapi() -> Value {
             "/tokenize": {"post": posting("A text or a conversation to tokens.", schema(&[TOKENIZE], &[]), tokens(), None)},
             "/detokenize": {"post": posting("Tokens to a text.", schema(&[DETOKENIZE], &["tokens"]), text(), None)},
             "/tokenizer_info": {"get": tokenizer_info()},
+            "/v1/load_lora_adapter": {"post": changing("Load an adapter.", schema(&[LOAD], &["lora_name", "lora_path"]))},
+            "/v1/unload_lora_adapter": {"post": changing("Unload an adapter.", schema(&[UNLOAD], &["lora_name"]))},
             "/v1/models": {"get": getting("The models and adapters.", list_of("#/components/schemas/Model"), &[])},
             "/v1/models/{name}": {"get": named_model()},
             "/health": {"get": probe("Whether requests are taken.", &["503"])},
@@ -60,6 +63,13 @@ fn posting(summary: &str, body: Value, answer: Value, stream: Option<&Value>) ->
             &["400", "401", "403", "404", "408", "413", "415", "429", "500", "503"],
         ),
     })
+}
+
+/// For administrators; says in a line what was done.
+fn changing(summary: &str, body: Value) -> Value {
+    let mut operation = posting(summary, body, json!({}), None);
+    operation["responses"]["200"] = json!({"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}});
+    operation
 }
 
 fn getting(summary: &str, answer: Value, errors: &[&str]) -> Value {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use qern_engine::EngineHandle;
+use qern_engine::{AdapterId, EngineHandle};
 use qern_model::generation::GenerationDefaults;
 use qern_model::template::ChatTemplate;
 use qern_model::tokenizer::Tokenizer;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::adapters::{Adapters, OpenAdapter};
 use crate::auth::Keys;
 use crate::config::Config;
 use crate::error::ApiError;
@@ -35,6 +36,30 @@ pub struct Model {
     pub defaults: GenerationDefaults,
     /// Tokens that prompt and answer may have together.
     pub context_len: usize,
+    /// Opens adapters for it; `None` for a model that runs none.
+    pub open_adapter: Option<OpenAdapter>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "model `{}`", self.name)
+    }
+}
+
+/// What a request's `model` means.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub model: Arc<Model>,
+    /// With this adapter.
+    pub adapter: Option<AdapterId>,
+}
+
+impl std::ops::Deref for Target {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
+    }
 }
 
 /// What handlers share.
@@ -44,6 +69,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub keys: Keys,
     pub models: Vec<Arc<Model>>,
+    pub adapters: Adapters,
     pub metrics: Metrics,
     /// Seconds since 1970 when the server started; `created` of its models.
     pub started: u64,
@@ -60,13 +86,14 @@ pub(crate) struct Shared {
 const NUM_PREPARING: usize = 2;
 
 impl Shared {
-    pub fn new(config: Config, keys: Keys, models: Vec<Model>) -> Self {
+    pub fn new(config: Config, keys: Keys, models: Vec<Model>, adapters: Adapters) -> Self {
         let places = Arc::new(Semaphore::new(config.max_requests));
         let metrics = Metrics::new(models.iter().map(|model| model.name.clone()));
         Self {
             config,
             keys,
             models: models.into_iter().map(Arc::new).collect(),
+            adapters,
             metrics,
             started: now(),
             places,
@@ -77,16 +104,28 @@ impl Shared {
         }
     }
 
-    /// The model of this name; without a name the first.
-    pub fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
+    /// The model or adapter of this name; without a name the first model.
+    pub fn target(&self, name: Option<&str>) -> Result<Target, ApiError> {
         let Some(name) = name else {
-            return self.models.first().cloned().ok_or_else(|| ApiError::internal("no model is loaded"));
+            let first = self.models.first().cloned().ok_or_else(|| ApiError::internal("no model is loaded"))?;
+            return Ok(Target { model: first, adapter: None });
         };
+        match self.adapters.get(name) {
+            Some(loaded) => Ok(Target { model: loaded.model, adapter: Some(loaded.id) }),
+            None => Ok(Target { model: self.base(name)?, adapter: None }),
+        }
+    }
+
+    /// The model of this name, which is no adapter.
+    pub fn base(&self, name: &str) -> Result<Arc<Model>, ApiError> {
         self.models.iter().find(|model| model.name == name).cloned().ok_or_else(|| self.no_model(name))
     }
 
     fn no_model(&self, name: &str) -> ApiError {
-        let names: Vec<String> = self.models.iter().map(|model| format!("`{}`", model.name)).collect();
+        // A few are named; whoever has more reads the list.
+        let adapters = self.adapters.all();
+        let names = self.models.iter().map(|model| &model.name).chain(adapters.iter().map(|(name, _)| name));
+        let names: Vec<String> = names.take(8).map(|name| format!("`{name}`")).collect();
         let message = format!("there is no model `{}` here; this server has {}", short(name), names.join(", "));
         ApiError::new(StatusCode::NOT_FOUND, message).of_param("model").coded("model_not_found")
     }

@@ -40,7 +40,7 @@ pub(crate) async fn tokenize(State(state): State<AppState>, JsonBody(body): Json
     let shared = state.clone();
     on_a_core(&state, move || {
         let mut params = Params::parse(&body, &[TOKENIZE])?;
-        let model = shared.model(params.str("model"))?;
+        let model = shared.target(params.str("model"))?;
         let tokenizer = &model.tokenizer;
         let tokens = match (params.take("prompt"), params.take("messages")) {
             (Some(Value::String(text)), None) => {
@@ -81,7 +81,7 @@ pub(crate) async fn detokenize(State(state): State<AppState>, JsonBody(body): Js
     let shared = state.clone();
     on_a_core(&state, move || {
         let params = Params::parse(&body, &[DETOKENIZE])?;
-        let model = shared.model(params.str("model"))?;
+        let model = shared.target(params.str("model"))?;
         let tokens = params.token_ids("tokens").ok_or_else(|| Params::missing("tokens"))?;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= model.tokenizer.vocab_size()) {
             let message = format!("`tokens` must hold ids below {}; given {id}", model.tokenizer.vocab_size());
@@ -106,7 +106,7 @@ pub(crate) async fn info(
     query: Result<Query<InfoQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let query = query.map_err(|_| ApiError::invalid("the query must be empty or `model=NAME`; given another"))?;
-    let model = state.model(query.model.as_deref())?;
+    let model = state.target(query.model.as_deref())?;
     let tokenizer = &model.tokenizer;
     let text =
         |id: Option<u32>| id.and_then(|id| tokenizer.token_bytes(id)).map(|bytes| String::from_utf8_lossy(bytes).into_owned());

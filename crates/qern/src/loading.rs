@@ -13,10 +13,13 @@ use qern_kernels::pool::Pool;
 use qern_model::checkpoint::Checkpoint;
 use qern_model::config::ModelConfig;
 use qern_model::generation::GenerationDefaults;
+use qern_model::lora::{Adapter, FitOptions};
 use qern_model::template::ChatTemplate;
 use qern_model::tokenizer::Tokenizer;
 use qern_model::transformer::Transformer;
 use qern_model::weights::Weights;
+
+use qern_server::{OpenAdapter, Opened};
 
 use crate::cli::{ContextArgs, KvFormat, LogArgs, MachineArgs};
 use crate::hub::Progress;
@@ -41,6 +44,8 @@ pub struct LoadedModel {
     pub config: ModelConfig,
     /// Tokens that prompt and answer may have together.
     pub context_len: usize,
+    /// Opens adapters for it.
+    pub open_adapter: Option<OpenAdapter>,
     /// What was loaded, in which formats, how much memory, which instruction set.
     pub summary: String,
 }
@@ -86,7 +91,18 @@ pub fn load(name: &str, machine: &MachineArgs, context: &ContextArgs, log: &LogA
         Err(_) if template_source.is_none() => None,
         Err(error) => return Err(error).context("the model's chat template cannot be used; give one by --chat-template FILE"),
     };
-    Ok(LoadedModel { engine, tokenizer, template, template_source, defaults, eos, config, context_len, summary })
+    let open_adapter = Some(adapter_opener(transformer));
+    Ok(LoadedModel { engine, tokenizer, template, template_source, defaults, eos, config, context_len, open_adapter, summary })
+}
+
+/// Opens adapters for a model, and computes what they need of its weights, without making its requests wait.
+fn adapter_opener(transformer: Arc<Transformer>) -> OpenAdapter {
+    Arc::new(move |path| {
+        let adapter = Adapter::open(path, transformer.config())?;
+        let mut notes = adapter.notes().to_vec();
+        notes.extend(adapter.fit(&transformer, FitOptions::default())?);
+        Ok(Opened { adapter: Arc::new(adapter), notes })
+    })
 }
 
 /// Finds the model called `name`, fetching it first if it is not here, and packs its weights.

@@ -26,7 +26,11 @@ fn qern(arguments: &[&str]) -> Command {
 
 fn serve(arguments: &[&str]) -> Server {
     let model = format!("small={}", support::default_model().display());
-    let line = [&["serve", "--port", "0", "--ctx", "1024", "-m", &model], arguments].concat();
+    serve_model(&model, &[&["--ctx", "1024"], arguments].concat())
+}
+
+fn serve_model(model: &str, arguments: &[&str]) -> Server {
+    let line = [&["serve", "--port", "0", "-m", model], arguments].concat();
     let mut child = qern(&line).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
@@ -99,6 +103,30 @@ fn texts_with_like_meanings_have_like_embeddings() {
     let dot = |a: usize, b: usize| -> f64 { vector(a).iter().zip(vector(b)).map(|(a, b)| a * b).sum() };
     assert!((dot(0, 0) - 1.0).abs() < 1e-5);
     assert!(dot(0, 1) > dot(0, 2), "{} and {}", dot(0, 1), dot(0, 2));
+}
+
+#[test]
+fn an_adapter_is_served_beside_its_base_and_survives_a_kill() {
+    let goldens = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../reference/goldens");
+    let model = format!("base={}", goldens.join("models/qwen3-tiny/model.gguf").display());
+    let given = format!("plain={}", goldens.join("adapters/qwen3-plain").display());
+    let state = tempfile::tempdir().unwrap();
+    let adapters = goldens.join("adapters");
+    let flags = ["--adapter", &given, "--adapter-dir", adapters.to_str().unwrap(), "--state-dir", state.path().to_str().unwrap()];
+    let scored = |server: &Server, model: &str| {
+        let body = json!({"model": model, "prompt": [1, 2, 3, 4, 5], "max_tokens": 0, "echo": true, "logprobs": 0});
+        server.post("/v1/completions", &body)["choices"][0]["logprobs"]["token_logprobs"].clone()
+    };
+    let mut server = serve_model(&model, &flags);
+    let load = json!({"lora_name": "dora", "lora_path": "qwen3-dora", "base_model_name": "base"});
+    ureq::post(format!("{}/v1/load_lora_adapter", server.url)).send_json(load).unwrap();
+    let (base, plain, dora) = (scored(&server, "base"), scored(&server, "plain"), scored(&server, "dora"));
+    assert!(base != plain && base != dora && plain != dora);
+    // SIGKILL: nothing can be written on the way out.
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let server = serve_model(&model, &flags);
+    assert_eq!((scored(&server, "base"), scored(&server, "plain"), scored(&server, "dora")), (base, plain, dora));
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qern_engine::{
-    BatchSequence, BoxError, Engine, EngineConfig, EngineHandle, LanguageModel, LogitsFor, PAGE_LEN, PageId, Rows, TokenId,
-    TokenText,
+    AdapterId, BatchSequence, BoxError, Engine, EngineConfig, EngineHandle, LanguageModel, LogitsFor, PAGE_LEN, PageId, Rows,
+    TokenId, TokenText,
 };
+use qern_model::config::{Architecture, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
+use qern_model::lora::Adapter;
 use qern_model::tokenizer::Tokenizer;
 use serde_json::{Map, json};
 
@@ -24,7 +26,7 @@ const HIDDEN_SIZE: usize = 2;
 pub fn engine(context_len: usize, step: Duration, config: EngineConfig) -> (EngineHandle, Tokenizer) {
     let tokenizer = tokenizer();
     let pages = vec![[0; PAGE_LEN]; NUM_PAGES];
-    let model = Parrot { pages, context_len, step, logits: Vec::new(), hidden: Vec::new() };
+    let model = Parrot { pages, context_len, step, logits: Vec::new(), hidden: Vec::new(), num_adapters: 0 };
     (Engine::start(model, Arc::new(Text(tokenizer.clone())), config).unwrap(), tokenizer)
 }
 
@@ -59,6 +61,7 @@ struct Parrot {
     step: Duration,
     logits: Vec<f32>, // [rows, vocab_size]
     hidden: Vec<f32>, // [rows, HIDDEN_SIZE]
+    num_adapters: u32,
 }
 
 impl LanguageModel for Parrot {
@@ -97,7 +100,7 @@ impl LanguageModel for Parrot {
                     continue;
                 }
                 let mut row = vec![0.0; VOCAB_SIZE];
-                row[next_token(&seen) as usize] = 50.0;
+                row[next_token(&seen, run.adapter) as usize] = 50.0;
                 self.logits.extend(row);
             }
         }
@@ -108,12 +111,21 @@ impl LanguageModel for Parrot {
         Some(HIDDEN_SIZE)
     }
 
+    fn load_adapter(&mut self, _adapter: Arc<Adapter>) -> Result<AdapterId, BoxError> {
+        self.num_adapters += 1;
+        Ok(AdapterId(self.num_adapters))
+    }
+
+    fn unload_adapter(&mut self, _id: AdapterId) -> Result<(), BoxError> {
+        Ok(())
+    }
+
     fn copy_page(&mut self, from: PageId, to: PageId) {
         self.pages[to.0 as usize] = self.pages[from.0 as usize];
     }
 }
 
-fn next_token(seen: &[TokenId]) -> TokenId {
+fn next_token(seen: &[TokenId], adapter: Option<AdapterId>) -> TokenId {
     let mut bytes = Vec::new();
     for &token in seen {
         match token {
@@ -125,7 +137,10 @@ fn next_token(seen: &[TokenId]) -> TokenId {
     const OPENING: &[u8] = b"<|im_start|>assistant\n";
     let Some(at) = bytes.windows(OPENING.len()).rposition(|window| window == OPENING) else { return IM_END };
     let said = bytes.len() - at - OPENING.len();
-    let reply = reply(&String::from_utf8_lossy(&bytes[..at]));
+    let mut reply = reply(&String::from_utf8_lossy(&bytes[..at]));
+    if let Some(AdapterId(number)) = adapter {
+        reply = format!("[{number}] {reply}");
+    }
     reply.as_bytes().get(said).map_or(IM_END, |byte| TokenId::from(*byte))
 }
 
@@ -162,4 +177,25 @@ fn tokenizer() -> Tokenizer {
         "model": { "type": "BPE", "vocab": vocab, "merges": [] },
     });
     Tokenizer::from_json(file.to_string().as_bytes()).unwrap()
+}
+
+/// A configuration that says as little as there is to say.
+pub fn config(context_len: usize) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Llama,
+        num_layers: 1,
+        hidden_size: 64,
+        intermediate_size: 64,
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 64,
+        vocab_size: VOCAB_SIZE,
+        rms_norm_eps: 1e-5,
+        max_positions: context_len,
+        rope: RopeConfig { theta: 10_000.0, num_dims: 64, layout: RopeLayout::HalfSplit, scaling: RopeScaling::None },
+        qk_norm: false,
+        qkv_bias: false,
+        tied_embeddings: true,
+        sliding_window: None,
+    }
 }

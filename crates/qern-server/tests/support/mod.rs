@@ -6,13 +6,16 @@ pub mod parrot;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qern_engine::{EngineConfig, EngineHandle};
 use qern_model::generation::GenerationDefaults;
+use qern_model::lora::Adapter;
 use qern_model::template::ChatTemplate;
-use qern_server::{Config, Keys, Model, Server};
+use qern_server::{Config, Keys, Model, Opened, Server};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -65,6 +68,7 @@ impl Setup {
             template_source: None,
             defaults: GenerationDefaults { temperature: Some(0.0), ..GenerationDefaults::default() },
             context_len: self.context_len,
+            open_adapter: Some(Arc::new(open_adapter)),
         };
         let models = vec![model("parrot", engine.clone()), model("org/second", engine.clone())];
         let config = self.config;
@@ -73,6 +77,7 @@ impl Setup {
             runtime.block_on(async move {
                 let listener = Server::bind(&config).await.unwrap();
                 let server = Server::new(listener, config, keys, models).unwrap();
+                server.load_adapters(Vec::new()).await.unwrap();
                 ready.send(server.address().unwrap()).unwrap();
                 server.run(async { _ = stopped.await }).await
             })
@@ -176,6 +181,14 @@ pub fn post_text(path: &str, body: &str) -> String {
         "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// What the parrot takes for an adapter: a folder with a file `parrot`.
+fn open_adapter(path: &Path) -> qern_model::Result<Opened> {
+    let file = path.join("parrot");
+    std::fs::read(&file).map_err(|source| qern_model::Error::io(file, source))?;
+    let adapter = Adapter::new(&parrot::config(64), Vec::new())?;
+    Ok(Opened { adapter: Arc::new(adapter), notes: Vec::new() })
 }
 
 /// Waits until something holds.

@@ -26,6 +26,16 @@ pub struct ServeArgs {
     /// [default: smollm2]
     #[arg(short, long, value_name = "[NAME=]MODEL", env = "QERN_MODELS", value_delimiter = ',')]
     pub model: Vec<String>,
+    /// An adapter to serve under a name of its own: a PEFT folder or an adapter GGUF (may be given again). It goes to the first
+    /// model that it fits
+    #[arg(long, value_name = "NAME=PATH", env = "QERN_ADAPTERS", value_delimiter = ',')]
+    pub adapter: Vec<String>,
+    /// Let administrators load adapters from this folder while the server runs
+    #[arg(long, value_name = "DIR", env = "QERN_ADAPTER_DIR")]
+    pub adapter_dir: Option<PathBuf>,
+    /// Keep what must outlive the server here: which adapters were loaded [default: in QERN_HOME, by port]
+    #[arg(long, value_name = "DIR", env = "QERN_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Read the configuration from this TOML file
     #[arg(long, value_name = "FILE", env = "QERN_CONFIG")]
     pub config: Option<PathBuf>,

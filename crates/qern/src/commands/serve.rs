@@ -27,6 +27,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let settings = Settings::new(args)?;
     logging::start_server(&args.log, settings.log_format);
     let models = settings.models();
+    settings.adapters()?;
     check_names(models.iter().map(|model| model.name))?;
     settings.server.check()?;
     let keys = keys(&settings)?;
@@ -51,6 +52,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         loaded.push(served(&model, ready));
     }
     let server = Server::new(listener, settings.server.clone(), keys, loaded)?;
+    runtime.block_on(server.load_adapters(settings.adapters()?))?;
     if !args.log.quiet {
         let address = server.address().context("cannot tell the address of the server")?;
         let keys = match num_keys {
@@ -88,11 +90,11 @@ fn load(model: &Named<'_>, settings: &Settings, args: &ServeArgs) -> anyhow::Res
 }
 
 fn served(model: &Named<'_>, loaded: LoadedModel) -> Model {
-    let LoadedModel { engine, tokenizer, template, template_source, defaults, context_len, .. } = loaded;
+    let LoadedModel { engine, tokenizer, template, template_source, defaults, context_len, open_adapter, .. } = loaded;
     // What a path says about this machine is nobody's business.
     let root = model.source.rsplit(['/', '\\']).next().unwrap_or(model.source).to_owned();
     let root = if std::path::Path::new(model.source).exists() { root } else { model.source.to_owned() };
-    Model { name: model.name.to_owned(), root, engine, tokenizer, template, template_source, defaults, context_len }
+    Model { name: model.name.to_owned(), root, engine, tokenizer, template, template_source, defaults, context_len, open_adapter }
 }
 
 /// Done at the first Ctrl-C or SIGTERM. A second one ends the program at once, since the first is left raised.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use qern::loading::LoadedModel;
 use qern_engine::EngineConfig;
-use qern_model::config::{Architecture, ModelConfig, RopeConfig, RopeLayout, RopeScaling};
 use qern_model::generation::GenerationDefaults;
 use qern_model::template::ChatTemplate;
 
@@ -26,26 +25,7 @@ pub fn load(context_len: usize, step: Duration) -> LoadedModel {
         eos: vec![IM_END],
         config: config(context_len),
         context_len,
+        open_adapter: None,
         summary: "a parrot".into(),
-    }
-}
-
-fn config(context_len: usize) -> ModelConfig {
-    ModelConfig {
-        architecture: Architecture::Llama,
-        num_layers: 1,
-        hidden_size: 64,
-        intermediate_size: 64,
-        num_heads: 1,
-        num_kv_heads: 1,
-        head_dim: 64,
-        vocab_size: VOCAB_SIZE,
-        rms_norm_eps: 1e-5,
-        max_positions: context_len,
-        rope: RopeConfig { theta: 10_000.0, num_dims: 64, layout: RopeLayout::HalfSplit, scaling: RopeScaling::None },
-        qk_norm: false,
-        qkv_bias: false,
-        tied_embeddings: true,
-        sliding_window: None,
     }
 }

@@ -84,10 +84,12 @@ pub(crate) async fn chat(State(state): State<AppState>, JsonBody(body): JsonBody
         if shared.config.log_text {
             tracing::info!(body = %String::from_utf8_lossy(&body), "a chat was asked for");
         }
-        let model = shared.model(params.str("model"))?;
+        let target = shared.target(params.str("model"))?;
+        let model = target.model;
         let name = params.str("model").unwrap_or(&model.name).to_owned();
         let streamed = streaming(&params)?;
-        let request = read(&mut params, shared.config.strict_context)?;
+        let mut request = read(&mut params, shared.config.strict_context)?;
+        request.settings.adapter = target.adapter;
         let logprobs = request.settings.logprobs.is_some();
         let prepared = prepare_chat(&model, request)?;
         Ok((model, name, prepared, streamed, logprobs))

@@ -98,11 +98,13 @@ fn read(state: &AppState, body: &[u8]) -> Result<Read, ApiError> {
     if state.config.log_text {
         tracing::info!(body = %String::from_utf8_lossy(body), "a completion was asked for");
     }
-    let model = state.model(params.str("model"))?;
+    let target = state.target(params.str("model"))?;
+    let model = target.model;
     let streamed = streaming(&params)?;
     let echo = params.bool("echo").unwrap_or(false);
     let mut settings = settings(&params)?;
     settings.max_tokens = max_tokens(&params)?;
+    settings.adapter = target.adapter;
     settings.logprobs = params.count("logprobs");
     if echo {
         settings.prompt_logprobs = settings.logprobs;

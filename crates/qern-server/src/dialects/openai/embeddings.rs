@@ -84,7 +84,8 @@ enum Vector {
 
 fn read(state: &AppState, body: &[u8]) -> Result<Read, ApiError> {
     let mut params = Params::parse(body, &[EMBEDDINGS])?;
-    let model = state.model(params.str("model"))?;
+    let target = state.target(params.str("model"))?;
+    let model = target.model;
     let Some(width) = model.engine.limits().hidden_size else {
         return Err(ApiError::invalid(format!("`{}` gives no embeddings; ask another model", model.name)).of_param("model"));
     };
@@ -96,7 +97,7 @@ fn read(state: &AppState, body: &[u8]) -> Result<Read, ApiError> {
         inputs,
         pooling: if params.str("pooling") == Some("last") { Pooling::Last } else { Pooling::Mean },
         normalize: params.bool("normalize").unwrap_or(true),
-        adapter: None,
+        adapter: target.adapter,
         priority: params.integer("priority").and_then(|priority| i32::try_from(priority).ok()).unwrap_or(0),
         timeout: timeout(&params),
     };

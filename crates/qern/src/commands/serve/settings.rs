@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use qern_server::Config;
+use qern_server::{Config, Wanted};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::DEFAULT_MODEL;
 use crate::cli::{KvFormat, LogFormat, ServeArgs};
+use crate::exit::UsageError;
+use crate::store;
 
 /// Everything that `qern serve` can be told, as the file has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +19,8 @@ use crate::cli::{KvFormat, LogFormat, ServeArgs};
 pub(super) struct Settings {
     /// The models, each `MODEL` or `NAME=MODEL`.
     pub models: Vec<String>,
+    /// The adapters, each `NAME=PATH`.
+    pub adapters: Vec<String>,
     /// The file with the API keys.
     pub api_key_file: Option<PathBuf>,
     /// Threads to compute with.
@@ -35,6 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             models: Vec::new(),
+            adapters: Vec::new(),
             api_key_file: None,
             threads: None,
             kv: KvFormat::F16,
@@ -61,7 +66,13 @@ impl Settings {
             Some(path) => read(path)?,
             None => Self::default(),
         };
-        Ok(file.overlaid(args))
+        let mut settings = file.overlaid(args);
+        let server = &mut settings.server;
+        // A port names a server; one that takes any free port cannot be found again.
+        if server.state_dir.is_none() && server.adapter_dir.is_some() && server.port != 0 {
+            server.state_dir = Some(store::home()?.join("serve").join(server.port.to_string()));
+        }
+        Ok(settings)
     }
 
     fn overlaid(mut self, args: &ServeArgs) -> Self {
@@ -77,6 +88,7 @@ impl Settings {
         }
         let time = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
         list(&mut self.models, &args.model);
+        list(&mut self.adapters, &args.adapter);
         if self.models.is_empty() {
             self.models.push(DEFAULT_MODEL.to_owned());
         }
@@ -90,6 +102,8 @@ impl Settings {
         set(&mut server.port, &args.port);
         list(&mut server.allowed_hosts, &args.allowed_host);
         list(&mut server.cors_origins, &args.cors_origin);
+        server.adapter_dir = args.adapter_dir.clone().or(server.adapter_dir.take());
+        server.state_dir = args.state_dir.clone().or(server.state_dir.take());
         set(&mut server.drain_timeout, &time(args.drain_timeout));
         set(&mut server.max_requests, &args.max_requests);
         set(&mut server.max_connections, &args.max_connections);
@@ -107,6 +121,18 @@ impl Settings {
     /// The models with their names.
     pub fn models(&self) -> Vec<Named<'_>> {
         self.models.iter().map(|given| named(given)).collect()
+    }
+
+    /// The adapters with their names.
+    pub fn adapters(&self) -> anyhow::Result<Vec<Wanted>> {
+        let wanted = |given: &String| {
+            let (name, path) = given
+                .split_once('=')
+                .filter(|(name, path)| !name.is_empty() && !path.is_empty())
+                .ok_or_else(|| UsageError(format!("an adapter must be given as NAME=PATH; given `{given}`")))?;
+            Ok(Wanted { name: name.to_owned(), path: path.into(), model: None })
+        };
+        self.adapters.iter().map(wanted).collect()
     }
 
     /// The settings in the form of the file.
