@@ -94,7 +94,7 @@ def test_a_text_goes_on(client):
 
 
 def test_extra_fields_reach_the_server(client):
-    extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "dry_multiplier": 0.5, "priority": 1, "timeout": 60}
+    extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "dry_multiplier": 0.5, "priority": 0, "timeout": 60}
     answer = client.chat.completions.create(model=MODEL, messages=ask("Hi"), max_tokens=2, extra_body=extra)
     assert answer.choices[0].message.content
     with pytest.raises(openai.BadRequestError, match="did you mean `top_k`"):

@@ -6,6 +6,7 @@ use std::time::Duration;
 use flume::{Receiver, Sender};
 
 use crate::engine::{Command, RequestId};
+use crate::request::check_priority;
 use crate::{AdapterId, Error, Limits, TokenId};
 
 /// Most inputs of one request.
@@ -22,7 +23,7 @@ pub struct EmbedRequest {
     pub normalize: bool,
     /// The adapter to run with.
     pub adapter: Option<AdapterId>,
-    /// Higher goes first. Default 0.
+    /// 0: requests run in the order they come.
     pub priority: i32,
     /// Time from submission after which the request fails.
     pub timeout: Option<Duration>,
@@ -45,7 +46,7 @@ pub struct Embeddings {
     pub vectors: Vec<Vec<f32>>,
     /// Tokens of all inputs.
     pub prompt_tokens: usize,
-    /// Those of them that the prefix cache had.
+    /// Those of them that were not computed again: none, as there is no prefix cache yet.
     pub cached_tokens: usize,
 }
 
@@ -71,6 +72,7 @@ impl EmbedRequest {
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::invalid("timeout", "be above 0", 0));
         }
+        check_priority(self.priority)?;
         self.inputs.iter().try_for_each(|input| limits.check_prompt("inputs", input))
     }
 }

@@ -87,7 +87,7 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Those of them that the prefix cache had when the request left the queue: they were not computed again.
+    /// Those of them that were not computed again: none, as there is no prefix cache yet.
     pub cached_tokens: usize,
     /// Tokens of the answer, the one that ended it included.
     pub generated_tokens: usize,

@@ -78,7 +78,7 @@ pub struct GenerateRequest {
     pub beam: Option<BeamParams>,
     /// The random seed; drawn (and reported by `Event::Started`) if `None`.
     pub seed: Option<u64>,
-    /// Higher goes first, and takes the place of lower ones that run. Default 0.
+    /// 0, the default: requests run in the order they come, and another number would have no effect.
     pub priority: i32,
     /// Time from submission, queue included, after which answers end with what they have. In JSON a number of seconds.
     #[serde(deserialize_with = "seconds")]
@@ -161,6 +161,7 @@ impl GenerateRequest {
     pub fn validate(mut self, limits: &Limits) -> Result<ValidRequest, Error> {
         self.n = self.n.max(1);
         limits.check_prompt("prompt", &self.prompt)?;
+        check_priority(self.priority)?;
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(Error::invalid("timeout", "be above 0", 0));
         }
@@ -225,6 +226,14 @@ impl GenerateRequest {
         }
         Ok(())
     }
+}
+
+/// Refuses an order that the scheduler does not keep.
+pub(crate) fn check_priority(priority: i32) -> Result<(), Error> {
+    if priority != 0 {
+        return Err(Error::invalid("priority", "be 0, as requests run in the order they come", priority));
+    }
+    Ok(())
 }
 
 fn check_beam(beam: &BeamParams, request: &GenerateRequest, sampling: &Sampling, limits: &Limits) -> Result<(), Error> {
@@ -301,6 +310,7 @@ mod tests {
             "the prompt has 129 tokens, and at most 128 fit (memory for the context); shorten it or raise the limit"
         );
         assert_eq!(refused(|r| r.n = 5), "`n` must be at most 4; given 5");
+        assert_eq!(refused(|r| r.priority = 1), "`priority` must be 0, as requests run in the order they come; given 1");
         assert_eq!(
             refused(|r| (r.min_tokens, r.max_tokens) = (9, Some(8))),
             "`min_tokens` must be at most `max_tokens` (8); given 9"

@@ -17,13 +17,13 @@ pub struct Stats {
     pub num_pages: usize,
     /// Pages that hold nothing.
     pub free_pages: usize,
-    /// Pages that nothing but the prefix cache holds; they are given up, the longest unused first, when pages are needed.
+    /// Pages that nothing but a prefix cache holds: none, as there is none yet.
     pub cached_pages: usize,
     /// Steps run.
     pub steps: u64,
-    /// Tokens computed in all steps: prompts, answers, drafts, and again what was set back.
+    /// Tokens computed in all steps: prompts, answers, and again what was set back.
     pub computed_tokens: u64,
-    /// Requests that were set back to be computed again, because pages ran out or a more urgent one came.
+    /// Requests that were set back to be computed again, because pages ran out.
     pub preemptions: u64,
     /// What requests came to.
     pub counts: Counts,
@@ -34,11 +34,11 @@ pub struct Stats {
 pub struct Counts {
     /// Prompt tokens of the requests that left the queue.
     pub prompt_tokens: u64,
-    /// Those of them that the prefix cache had.
+    /// Those of them that were not computed again: none, as there is no prefix cache yet.
     pub cached_tokens: u64,
     /// Tokens sampled.
     pub generated_tokens: u64,
-    /// Tokens that were drafted for an answer.
+    /// Tokens that were drafted for an answer: none, as there is no speculation yet.
     pub drafted_tokens: u64,
     /// Those of them that the sampler then chose.
     pub accepted_tokens: u64,

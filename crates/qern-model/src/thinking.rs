@@ -6,6 +6,11 @@ pub const OPEN: &str = "<think>";
 /// Closes it.
 pub const CLOSE: &str = "</think>";
 
+/// Bytes at the end of `text` that may turn out to be the beginning of `tag`.
+pub fn unfinished(text: &str, tag: &str) -> usize {
+    (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
+}
+
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -100,7 +105,7 @@ impl Splitter {
         let (thought, rest) = match self.held.find(CLOSE) {
             Some(at) => (self.held[..at].trim_end().to_owned(), Some(self.held[at + CLOSE.len()..].to_owned())),
             None => {
-                let tag = (1..CLOSE.len()).rev().find(|&len| self.held.ends_with(&CLOSE[..len])).unwrap_or(0);
+                let tag = unfinished(&self.held, CLOSE);
                 (self.held[..self.held.len() - tag].trim_end().to_owned(), None)
             }
         };

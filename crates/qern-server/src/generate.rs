@@ -48,8 +48,6 @@ pub struct Settings {
     pub beam: Option<BeamParams>,
     /// Seed of the random choices.
     pub seed: Option<u64>,
-    /// Higher goes first.
-    pub priority: i32,
     /// Time after which answers end with what they have.
     pub timeout: Option<Duration>,
     /// The adapter to answer with.
@@ -118,7 +116,7 @@ fn prepare(model: &Model, prompt: Vec<TokenId>, settings: Settings) -> Result<Va
         prompt_logprobs: settings.prompt_logprobs,
         beam: settings.beam,
         seed: settings.seed,
-        priority: settings.priority,
+        priority: 0,
         timeout: settings.timeout,
         constraint: None,
         finish_structure: false,

@@ -171,7 +171,7 @@ fn render(state: &AppState) -> String {
     number(&names, "gauge", "Share of the memory for keys and values in use", &used);
     number(&["qern_kv_pages"], "gauge", "Pages for keys and values", &|_, s| s.num_pages as f64);
     number(&["qern_kv_pages_free"], "gauge", "Pages that hold nothing", &|_, s| s.free_pages as f64);
-    number(&["qern_kv_pages_cached"], "gauge", "Pages that only the prefix cache holds", &|_, s| s.cached_pages as f64);
+    number(&["qern_kv_pages_cached"], "gauge", "Pages kept for later requests only", &|_, s| s.cached_pages as f64);
     let names = ["qern_preemptions_total", "vllm:num_preemptions_total"];
     number(&names, "counter", "Requests set back because pages ran out", &|_, s| s.preemptions as f64);
     number(&["qern_steps_total"], "counter", "Steps of the engine", &|_, s| s.steps as f64);
@@ -181,7 +181,7 @@ fn render(state: &AppState) -> String {
         (&["qern_prompt_tokens_total", "vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total"], "Prompt tokens", |c| {
             c.prompt_tokens
         }),
-        (&["qern_cached_tokens_total", "vllm:prefix_cache_hits_total"], "Prompt tokens from the prefix cache", |c| {
+        (&["qern_cached_tokens_total", "vllm:prefix_cache_hits_total"], "Prompt tokens that were not computed again", |c| {
             c.cached_tokens
         }),
         (&["qern_generated_tokens_total", "vllm:generation_tokens_total"], "Tokens sampled", |c| c.generated_tokens),

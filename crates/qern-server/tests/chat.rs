@@ -180,6 +180,7 @@ fn what_is_not_supported_is_refused_by_name() {
         assert!(message.contains(part), "{message}");
     };
     check(json!({"tools": [{"type": "function"}]}), "tools", "`tools` is not supported");
+    check(json!({"priority": 1}), "priority", "`priority` is not supported");
     check(json!({"response_format": {"type": "json_object"}}), "response_format", "structured output");
     check(json!({"store": true}), "store", "nothing is stored");
     check(json!({"temprature": 1}), "temprature", "did you mean `temperature`?");

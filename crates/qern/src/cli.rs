@@ -45,7 +45,7 @@ pub enum Command {
     Chat(ChatArgs),
     /// Print one answer to stdout.
     Run(RunArgs),
-    /// Serve models to OpenAI's clients, and a chat page to browsers.
+    /// Serve models to OpenAI's clients.
     Serve(Box<ServeArgs>),
     /// Fetch a model, or finish an interrupted fetch.
     Pull(PullArgs),

@@ -3,6 +3,8 @@
 
 use std::io::{self, Write};
 
+use qern_model::thinking::{CLOSE, OPEN, unfinished};
+
 use super::markdown::{Markdown, visible};
 use super::style::Style;
 
@@ -46,9 +48,6 @@ enum Part {
     Thinking(String),
     Answer,
 }
-
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
 
 impl<W: Write> AnswerView<W> {
     /// A view of an answer. `inside_thinking`: the prompt already opened the `<think>` block.
@@ -106,7 +105,7 @@ impl<W: Write> AnswerView<W> {
                     self.style.change(Style::PLAIN, shown);
                     self.markdown.push(&text[end..], shown);
                 } else {
-                    let shown_now = text.len() - longest_prefix_at_end(&text, CLOSE);
+                    let shown_now = text.len() - unfinished(&text, CLOSE);
                     self.dim(&text[..shown_now], shown);
                     self.part = Part::Thinking(text[shown_now..].to_string());
                 }
@@ -129,11 +128,6 @@ impl<W: Write> AnswerView<W> {
         self.out.write_all(shown.as_bytes())?;
         self.out.flush()
     }
-}
-
-/// Length of the longest beginning of `tag` that `text` ends with.
-fn longest_prefix_at_end(text: &str, tag: &str) -> usize {
-    (1..tag.len()).rev().find(|length| text.ends_with(&tag[..*length])).unwrap_or(0)
 }
 
 #[cfg(test)]

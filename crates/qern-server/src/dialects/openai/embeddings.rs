@@ -9,7 +9,7 @@ use qern_model::tokenizer::{Specials, Tokenizer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::settings::timeout;
+use super::settings::{IN_ORDER, PRIORITY, timeout};
 use crate::error::ApiError;
 use crate::generate::on_a_core;
 use crate::limits::JsonBody;
@@ -25,7 +25,7 @@ pub(crate) const EMBEDDINGS: &[Param] = &[
     param("dimensions", Integer(1, 1 << 20), "Must be the model's own width: a shorter vector would be another model's."),
     param("pooling", OneOf(&["mean", "last"]), "The mean of the hidden states, or that of the last token. Default `mean`."),
     param("normalize", Bool, "Whether vectors are scaled to length 1. Default true."),
-    param("priority", Integer(i32::MIN as i128, i32::MAX as i128), "Higher goes first. Default 0."),
+    param("priority", PRIORITY, IN_ORDER),
     param("timeout", Number(0.001, 86400.0), "Seconds after which the request fails, queue included."),
     param("user", NoEffect, "nothing is kept about users."),
     param("truncate_prompt_tokens", Refused(&[]), "inputs are never cut in silence; shorten them"),
@@ -98,7 +98,7 @@ fn read(state: &AppState, body: &[u8]) -> Result<Read, ApiError> {
         pooling: if params.str("pooling") == Some("last") { Pooling::Last } else { Pooling::Mean },
         normalize: params.bool("normalize").unwrap_or(true),
         adapter: target.adapter,
-        priority: params.integer("priority").and_then(|priority| i32::try_from(priority).ok()).unwrap_or(0),
+        priority: 0,
         timeout: timeout(&params),
     };
     let name = params.str("model").unwrap_or(&model.name).to_owned();

@@ -7,11 +7,15 @@ use qern_engine::{BeamParams, EarlyStopping, SamplingOverrides};
 use crate::error::ApiError;
 use crate::generate::Settings;
 use crate::params::Kind::{Bool, Integer, NoEffect, Number, NumberMap, Refused, Shaped, Text, Texts, TokenIds};
-use crate::params::{Param, Params, param};
+use crate::params::{Kind, Param, Params, param};
 use serde_json::{Value, json};
 
 /// More tokens than any context has.
 pub(crate) const MANY: i128 = i32::MAX as i128;
+/// The field `priority`: the engine has one queue.
+pub(crate) const PRIORITY: Kind = Refused(&["0"]);
+/// Why.
+pub(crate) const IN_ORDER: &str = "requests run in the order they come; leave it out";
 const LATER: &str = "structured output is not there yet; leave it out";
 
 /// The fields.
@@ -67,17 +71,17 @@ pub(crate) const SETTINGS: &[Param] = &[
     param("ignore_eos", Bool, "Go on past the model's end-of-answer token."),
     param("min_tokens", Integer(0, MANY), "At least so many tokens before the answer may end."),
     param("skip_special_tokens", Bool, "Whether special tokens are left out of the text. Default true."),
-    param("priority", Integer(i32::MIN as i128, i32::MAX as i128), "Higher goes first. Default 0."),
     param("timeout", Number(0.001, 86400.0), "Seconds after which the answer ends with what it has, queue included."),
     // Known, and without effect on us.
     param("user", NoEffect, "nothing is kept about users."),
     param("metadata", NoEffect, "nothing is stored, so there is nothing to label."),
     param("safety_identifier", NoEffect, "nothing is kept about users."),
-    param("prompt_cache_key", NoEffect, "common beginnings of prompts are found by themselves."),
-    param("prompt_cache_retention", NoEffect, "common beginnings of prompts are kept as long as memory allows."),
-    param("cache_prompt", NoEffect, "an answer is the same to the bit with and without the cache."),
+    param("prompt_cache_key", NoEffect, "no prompt is kept for another request yet."),
+    param("prompt_cache_retention", NoEffect, "no prompt is kept for another request yet."),
+    param("cache_prompt", NoEffect, "no prompt is kept for another request yet; an answer would be the same to the bit."),
     param("request_id", NoEffect, "requests are identified by the header `x-request-id`."),
     // Known, and not supported; values that ask for nothing are taken.
+    param("priority", PRIORITY, IN_ORDER),
     param("response_format", Refused(&[r#"{"type":"text"}"#]), LATER),
     param("json_schema", Refused(&[]), LATER),
     param("grammar", Refused(&[r#""""#]), LATER),
@@ -143,7 +147,6 @@ pub(crate) fn settings(params: &Params) -> Result<Settings, ApiError> {
         beam,
         // A negative seed is as good as any: its bits are taken.
         seed: params.integer("seed").map(|seed| seed as u64),
-        priority: params.integer("priority").and_then(|priority| i32::try_from(priority).ok()).unwrap_or(0),
         timeout: timeout(params),
         ..Settings::default()
     })
